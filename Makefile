@@ -1,0 +1,49 @@
+# `make help` lists the targets. Everything is set up on first use, in .venv.
+PYTHON ?= python3
+PRESET ?= quick
+DATA ?=
+ENV := .venv/bin
+SOURCES := $(wildcard hw2lib/*) $(wildcard notebooks/*.ipynb notebooks/presets/*/*.yaml)
+# One stamp for each choice of preset and data: the same report is not built twice.
+STAMP := build/.done-$(PRESET)-$(subst /,_,$(DATA))
+
+.PHONY: help report test lint publish benchmark jupyter constraints clean
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+report: $(STAMP)  ## run the notebooks, build the report [PRESET=quick|smoke|cpu|full DATA=folder]
+	@echo "build/report.md  build/report.html  build/report.pdf"
+
+test: .venv/done  ## all tests, the fast ones first
+	$(ENV)/python -m pytest
+
+lint: .venv/done  ## style
+	$(ENV)/ruff check .
+	$(ENV)/ruff format --check .
+
+publish: $(STAMP)  ## make the built report the published one: report.md, figures/, results/, weights/
+	$(ENV)/python -m hw2lib publish
+
+benchmark: .venv/done  ## a training step beside the plain implementation
+	$(ENV)/python benchmarks/vqvae_step.py
+
+jupyter: .venv/done  ## open the notebooks
+	$(ENV)/jupyter lab notebooks
+
+constraints: .venv/done  ## pin all packages anew in constraints.txt
+	$(ENV)/python -m pip install -q -e .[lock]
+	$(ENV)/pip-compile -q --all-extras --strip-extras --no-header --no-annotate --no-emit-index-url \
+		--no-emit-trusted-host --no-emit-find-links --no-emit-options --upgrade -o constraints.txt pyproject.toml
+
+clean:  ## remove what was built (not the runs, not the data)
+	rm -rf build .venv
+
+$(STAMP): .venv/done $(SOURCES)
+	$(ENV)/python -m hw2lib report --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
+	@rm -f build/.done-* && touch "$@"
+
+.venv/done: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv || (echo "the venv module is needed: apt-get install python3-venv"; exit 1)
+	$(ENV)/python -m pip install -c constraints.txt -e '.[report,test]'
+	@touch $@

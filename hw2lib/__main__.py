@@ -1,0 +1,66 @@
+"""The command line: `python -m hw2lib report | train | publish`. Under torchrun, `train` uses all its processes."""
+
+import sys
+from pathlib import Path
+
+import click
+import yaml
+
+from hw2lib import ROOT, Problem, data, experiments, parameters, training
+from hw2lib.vqvae import VQVAE
+
+PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
+DATA = click.option("--data", "data_root", help="folder with the data sets [default: $HW2_DATA, else data/]")
+
+
+@click.group(help=__doc__)
+def main() -> None: ...
+
+
+@main.command()
+@PRESET
+@DATA
+@click.option("--out", default=str(ROOT / "build"), help="folder for the report [default: build/]")
+def report(preset: str, data_root: str | None, out: str) -> None:
+    """Run the notebooks and write report.md, report.html and report.pdf."""
+    from hw2lib import report as room  # papermill and pandoc are not needed for training
+
+    click.echo(f"{room.build(preset, data_root, out)}")
+
+
+@main.command()
+@click.option("--out", default=str(ROOT / "build"), help="folder of a built report [default: build/]")
+def publish(out: str) -> None:
+    """Make a built report the published one: report.md, figures/, results/ and weights/."""
+    from hw2lib import report as room
+
+    room.publish(out)
+
+
+@main.command()
+@click.argument("model", type=click.Choice(["vqvae"]))
+@PRESET
+@DATA
+@click.option("-p", "changes", multiple=True, metavar="NAME=VALUE", help="another value for a parameter of the preset")
+def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ...]) -> None:
+    """Train as the notebook would, into the same run folder, which the notebook then loads."""
+    path = ROOT / "notebooks" / "presets" / preset / "02_vqvae.yaml"
+    if not path.is_file():
+        raise parameters.ParameterError(f"no preset {preset}: say smoke, quick, cpu or full")
+    asked = parameters.given(parameters.VQVAEParameters, yaml.safe_load(path.read_text()), changes)
+    if data_root:
+        asked = asked.model_copy(update={"data_root": str(Path(data_root).resolve())})
+    config, pictures = experiments.vqvae_setup(asked)
+    run = experiments.train_vqvae(VQVAE(config), pictures, asked)
+    click.echo(run.folder)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except training.Stopped as stopped:
+        print(f"Stopped {stopped}", file=sys.stderr)
+        sys.exit(130)
+    except (Problem, data.DataError) as problem:
+        print(f"{type(problem).__name__}: {problem}", file=sys.stderr)
+        sys.exit(1)

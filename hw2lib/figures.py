@@ -1,0 +1,142 @@
+"""One function a figure: numbers and tensors in, a matplotlib figure out. Nothing is read, written or shown here."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+plt.rcParams.update(
+    {
+        "figure.dpi": 100,
+        "font.size": 9,
+        "axes.titlesize": 9.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.frameon": False,
+    }
+)
+TRAIN, TEST, OTHER = "#3b6fb6", "#d1495b", "#777777"  # told apart in grey print by line style and marker as well
+
+
+def picture_sheet(pictures: Tensor, columns: int) -> np.ndarray:
+    """uint8 pictures (N, 3, H, W) as one array (rows H, columns W, 3) with one-pixel white lines between."""
+    count, channels, height, width = pictures.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, np.uint8)
+    for position, picture in enumerate(pictures.numpy()):
+        top, left = position // columns * (height + 1), position % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = picture.transpose(1, 2, 0)
+    return sheet
+
+
+def _show_sheet(axes, sheet: np.ndarray, title: str = "") -> None:
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_title(title)
+    axes.axis("off")
+
+
+def pictures(batch: Tensor, columns: int = 12) -> Figure:
+    """A sheet of uint8 pictures (N, 3, H, W)."""
+    sheet = picture_sheet(batch, columns)
+    figure, axes = plt.subplots(figsize=(6.4, 6.4 * sheet.shape[0] / sheet.shape[1]))
+    _show_sheet(axes, sheet)
+    return figure
+
+
+def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 12) -> Figure:
+    """Originals and reconstructions, uint8 (N, 3, H, W) each, in alternating rows: each one stands above its own."""
+    rows = [part for pair in zip(originals.split(columns), decoded.split(columns), strict=True) for part in pair]
+    sheets = [picture_sheet(row, columns) for row in rows]
+    width = max(sheet.shape[1] for sheet in sheets)
+    height = sum(sheet.shape[0] for sheet in sheets)
+    figure, grid = plt.subplots(len(sheets), 1, figsize=(6.4, 6.4 * height / width + 0.12 * len(sheets)))
+    for index, (axes, sheet) in enumerate(zip(np.atleast_1d(grid), sheets, strict=True)):
+        _show_sheet(axes, sheet)
+        label = "original" if index % 2 == 0 else "decoded"
+        axes.text(-0.008, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7)
+    figure.subplots_adjust(hspace=0.06)
+    return figure
+
+
+def picture_as_codes(original: Tensor, codes: Tensor, decoded: Tensor, num_codes: int) -> Figure:
+    """One picture, uint8 (3, H, W), its code map (h, w) with the indices written in, and its reconstruction."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(6.4, 2.4))
+    _show_sheet(left, original.numpy().transpose(1, 2, 0), f"{original.shape[-1]} x {original.shape[-1]} pixels")
+    # The indices have no order: colours only show where the same code comes back.
+    middle.imshow((codes.numpy() * 197 % num_codes), cmap="Pastel1", interpolation="nearest")
+    for (row, column), code in np.ndenumerate(codes.numpy()):
+        middle.text(column, row, code, ha="center", va="center", fontsize=4.6)
+    middle.set_title(f"{codes.numel()} codes")
+    middle.axis("off")
+    _show_sheet(right, decoded.numpy().transpose(1, 2, 0), "decoded from the codes")
+    return figure
+
+
+def smoothed(values: np.ndarray, span: int) -> np.ndarray:
+    """Exponential moving average with the time constant `span`, unbiased at the start."""
+    keep, mean, weight, out = 1 - 1 / max(1, span), 0.0, 0.0, np.empty(len(values))
+    for index, value in enumerate(values):
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        out[index] = mean / weight
+    return out
+
+
+def vqvae_curves(history: dict, epochs: dict, num_codes: int) -> Figure:
+    """Reconstruction loss, VQ loss and perplexity over the steps: each step faint, smoothed, and the test set."""
+    figure, panels = plt.subplots(1, 3, figsize=(7.2, 2.5), layout="constrained")
+    curves = [
+        ("reconstruction", "test_nmse", "reconstruction loss (NMSE)", True),
+        ("vq", "test_vq", "VQ loss", True),
+        ("perplexity", "test_perplexity", f"perplexity (of {num_codes})", False),
+    ]
+    span = max(1, len(history["step"]) // 100)
+    for axes, (train, test, title, logarithmic) in zip(panels, curves, strict=True):
+        axes.plot(history["step"], history[train], color=TRAIN, alpha=0.18, linewidth=0.5)
+        axes.plot(history["step"], smoothed(history[train], span), color=TRAIN, label="training batches, smoothed")
+        axes.plot(epochs["step"], epochs[test], "o--", color=TEST, markersize=2.2, linewidth=0.8, label="test set")
+        axes.set(title=title, xlabel="update")
+        if logarithmic:
+            axes.set_yscale("log")
+    panels[2].legend(loc="lower right", fontsize=7)
+    return figure
+
+
+def code_use(counts: np.ndarray, by_batch: dict[int, float]) -> Figure:
+    """Left: share of each code, sorted, against even use; right: mean perplexity by pictures in a batch."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.5), layout="constrained")
+    share = np.sort(counts)[::-1] / counts.sum()
+    left.bar(np.arange(1, len(share) + 1), share, width=1.0, color=TRAIN)
+    left.axhline(1 / len(share), color=TEST, linestyle="--", linewidth=1, label="even use, 1 / K")
+    left.set(title="use of the codes on the test set", xlabel="code, by use", ylabel="share")
+    left.legend()
+    right.plot(list(by_batch), list(by_batch.values()), "o-", color=TRAIN)
+    for size, value in by_batch.items():
+        right.annotate(f"{value:.0f}", (size, value), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7)
+    right.set(title="perplexity is an average over a batch", xlabel="pictures in the batch", ylabel="perplexity")
+    right.set_xscale("log")
+    right.set_ylim(0, max(by_batch.values()) * 1.18)
+    return figure
+
+
+def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
+    """UMAP of the codebook (upper row) and of noise (lower row), a column for each n_neighbors.
+
+    maps: as experiments.codebook_maps gives; counts (K,): uses of each code on the test set, the area of its dot.
+    """
+    columns = list(maps["codebook"])
+    figure, grid = plt.subplots(2, len(columns), figsize=(7.0, 4.9), layout="constrained", squeeze=False)
+    for row, (name, by_neighbours) in zip(grid, maps.items(), strict=True):
+        for axes, n_neighbors in zip(row, columns, strict=True):
+            xy, used = by_neighbours[n_neighbors]["xy"], counts > 0
+            real = name == "codebook"
+            area = 60 * counts[used] / counts.max() + 2 if real else 9
+            axes.scatter(*xy[used].T if real else xy.T, s=area, color=TRAIN if real else OTHER, alpha=0.6, linewidths=0)
+            if real and not used.all():
+                axes.scatter(*xy[~used].T, s=14, marker="x", color=TEST, linewidths=0.8, label="never used")
+                axes.legend(fontsize=7)
+            trust = by_neighbours[n_neighbors]["trustworthiness"]
+            axes.set_title(f"{'codebook' if real else 'noise'}, n_neighbors {n_neighbors}\ntrustworthiness {trust:.2f}")
+            axes.set(xticks=[], yticks=[])
+    return figure

@@ -1,0 +1,54 @@
+"""Numbers for pictures and codes. Tensors in, floats out; no model, no file."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def psnr(mse: float) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error on the [0, 1] scale; infinite at 0."""
+    return math.inf if mse == 0 else -10 * math.log10(mse)
+
+
+def perplexity(counts: Tensor) -> float:
+    """Effective number of equally used codes: exp of the entropy of counts (K,), 1 to K. In float64."""
+    probabilities = counts.double() / counts.sum()
+    return float(torch.special.entr(probabilities).sum().exp())
+
+
+def perplexity_by_batch(codes: Tensor, num_codes: int, sizes: list[int]) -> dict[int, float]:
+    """Mean perplexity of batches of each size, for codes (N, h, w): a batch shows too few codes to tell the truth.
+
+    Sizes above N are left out; a last short batch does not count.
+    """
+    means = {}
+    for size in sorted({size for size in sizes if size <= len(codes)}):
+        batches = codes[: len(codes) // size * size].reshape(len(codes) // size, -1).long()  # (batches, codes)
+        values = [perplexity(torch.bincount(batch, minlength=num_codes)) for batch in batches]
+        means[size] = sum(values) / len(values)
+    return means
+
+
+def mean_squared_error(pictures: Tensor, others: Tensor) -> float:
+    """MSE on the [0, 1] scale of uint8 pictures (N, 3, H, W), summed exactly."""
+    total = sum(
+        int((a.int() - b.int()).square().sum()) for a, b in zip(pictures.split(1000), others.split(1000), strict=True)
+    )
+    return total / pictures.numel() / 255**2
+
+
+def simple_codecs(train: Tensor, test: Tensor) -> dict[str, float]:
+    """MSE on the [0, 1] scale of codecs that anybody could write, to see a learnt one's number between two ends.
+
+    train, test: uint8 (N, 3, H, W). "mean picture" knows nothing of the picture; "n x n thumbnail" is its area
+    average, enlarged bilinearly, at 24 bits a thumbnail pixel.
+    """
+    mean = train.float().mean(0, keepdim=True).round().to(torch.uint8)  # (1, 3, H, W)
+    scores = {"mean picture": mean_squared_error(test, mean.expand_as(test))}
+    for side in (4, 8):
+        small = F.adaptive_avg_pool2d(test.float(), side).round()  # (N, 3, side, side)
+        large = F.interpolate(small, test.shape[-2:], mode="bilinear", align_corners=False)
+        scores[f"{side} x {side} thumbnail"] = mean_squared_error(test, large.round().to(torch.uint8))
+    return scores

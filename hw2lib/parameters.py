@@ -1,0 +1,95 @@
+"""The parameters of the notebooks: checked in their second cell, before any work."""
+
+import ast
+import difflib
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hw2lib import Problem
+
+
+class ParameterError(Problem):
+    """A notebook parameter with a wrong name, type or value."""
+
+
+class MachineParameters(BaseModel):
+    """Where things are computed and kept; no number in a report depends on these but through rounding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_root: str = ""
+    runs: str = ""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "32", "bf16"] = "auto"
+
+
+class VQVAEParameters(MachineParameters):
+    """Parameters of 02_vqvae.ipynb; what reaches the network is checked again by VQVAEConfig."""
+
+    dataset: str = Field("toy", min_length=1)
+    size: int = 32
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(128, ge=1)
+    learning_rate: float = 1e-3
+    num_codes: int = 512
+    code_dim: int = 64
+    commitment: float = 0.25
+    codebook: str = "ema"
+    kmeans_init: bool = True
+    restart_dead: bool = True
+    comparison_updates: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
+
+
+def one_line(error: ValidationError) -> str:
+    """What pydantic found, as one line: the names, what is wrong with each, and what was given."""
+    return "; ".join(
+        f"{'.'.join(map(str, found['loc'])) or 'config'}: {found['msg'][0].lower()}{found['msg'][1:]}, "
+        f"not {found['input']!r}"
+        for found in error.errors()
+    )
+
+
+def unknown(name: str, known) -> str:
+    """One line for a parameter that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"no parameter {name}" + (f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}")
+
+
+def check(kind: type[BaseModel], namespace: dict) -> BaseModel:
+    """The notebook's parameters, read from its namespace (`globals()`) as `kind`, with strings made numbers.
+
+    Raises ParameterError for a value that does not fit and for a name that papermill injected but no parameter has:
+    papermill itself only warns, and would go on with the default.
+    """
+    known = list(kind.model_fields)
+    for source in namespace.get("In", []):
+        if source.startswith("# Parameters\n"):  # so papermill begins the cell it injects
+            targets = [t.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
+            for name in targets:
+                if name not in known:
+                    raise ParameterError(unknown(name, known))
+    return make(kind, {name: namespace[name] for name in known if name in namespace})
+
+
+def make(kind: type[BaseModel], values: dict) -> BaseModel:
+    """`kind(**values)`, with what is wrong said in one line. Raises ParameterError."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ParameterError(one_line(error)) from None
+
+
+def given(kind: type[BaseModel], values: dict, changes: tuple[str, ...] = ()) -> BaseModel:
+    """`kind` from a preset's values and from changes like "epochs=3". Raises ParameterError."""
+    values = dict(values)
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise ParameterError(f"{change} must look like epochs=3")
+        values[name] = value
+    for name in values:
+        if name not in kind.model_fields:
+            raise ParameterError(unknown(name, list(kind.model_fields)))
+    return make(kind, values)

@@ -1,0 +1,229 @@
+"""A run folder: what one training leaves behind, and what it needs to go on after it was killed.
+
+    runs/<name>-<hash of the config>/
+        config.json           what was asked for; another config is another folder
+        history.csv           a row each step: losses as the training saw them
+        epochs.csv            a row each epoch: the evaluation on the test pictures
+        checkpoint/           the last two checkpoints
+        weights.safetensors   the trained network, once finished
+        metrics.json          numbers measured afterwards, by whoever measured them
+        provenance.json       commit, versions, machine, precision, seed, data, times
+
+Files appear whole or not at all, and a table is never shorter than the newest checkpoint says.
+"""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hw2lib import ROOT, Problem
+
+CHECKPOINTS_KEPT = 2
+
+
+class RunError(Problem):
+    """A run folder that cannot be read or written, or that another process is using."""
+
+
+def runs_folder(folder: str | Path | None = None) -> Path:
+    """Where run folders live: the argument if it says anything, else $HW2_RUNS, else `runs` in the repository."""
+    return Path(folder or os.environ.get("HW2_RUNS") or ROOT / "runs").expanduser()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, even after a power cut. Raises RunError (disk full)."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        os.fsync(directory)  # the rename itself
+        os.close(directory)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RunError(
+            f"cannot write {path} ({error.strerror}): make room or choose another folder, then run again; "
+            "training goes on from the last checkpoint"
+        ) from None
+
+
+class Table:
+    """A CSV file that grows row by row and can be cut back to what a checkpoint knew."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, rows: list[dict]) -> None:
+        """Add rows; the first ever row gives the columns. Raises RunError if they cannot be written."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        if not self.path.exists() or not self.path.stat().st_size:
+            writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
+        try:
+            with self.path.open("a", newline="") as file:
+                file.write(text.getvalue())
+        except OSError as error:
+            raise RunError(f"cannot write {self.path} ({error.strerror}): make room, then run again") from None
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk: a checkpoint must never be newer than its tables."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def cut(self, rows: int) -> None:
+        """Keep the first `rows` rows. Raises RunError if there are fewer."""
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        if len(lines) - 1 < rows and rows:
+            raise RunError(f"{self.path} has lost rows: delete {self.path.parent} and train again")
+        write_whole(self.path, b"".join(lines[: rows + 1] if rows else []))
+
+    def read(self) -> dict[str, np.ndarray]:
+        """The columns, float64 each; {} while there is no row."""
+        if not self.path.exists():
+            return {}
+        with self.path.open(newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        values = np.array(rows, dtype=float).reshape(len(rows), len(header))
+        return {name: values[:, column] for column, name in enumerate(header)}
+
+
+class Run:
+    """One run folder. `config` says what was trained: the same config finds the same folder again."""
+
+    def __init__(self, name: str, config: dict, runs: str | Path | None = None):
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+        self.name, self.config = name, config
+        self.folder = runs_folder(runs) / f"{name}-{digest}"
+        self.steps = Table(self.folder / "history.csv")
+        self.evaluations = Table(self.folder / "epochs.csv")
+        self.weights = self.folder / "weights.safetensors"
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """Column -> a value for each step."""
+        return self.steps.read()
+
+    @property
+    def epochs(self) -> dict[str, np.ndarray]:
+        """Column -> a value for each epoch's evaluation."""
+        return self.evaluations.read()
+
+    @property
+    def provenance(self) -> dict:
+        return self._read("provenance.json")
+
+    @property
+    def metrics(self) -> dict:
+        return self._read("metrics.json")
+
+    @property
+    def finished(self) -> bool:
+        return "ended" in self.provenance and self.weights.exists()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return bool(self._checkpoints())
+
+    def add_metrics(self, name: str, values: dict) -> None:
+        """Keep numbers measured on the finished run under `name` in metrics.json, replacing older ones."""
+        self._write("metrics.json", self.metrics | {name: values})
+
+    def _read(self, name: str) -> dict:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text()) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read ({error}): delete it or the whole folder") from None
+
+    def _write(self, name: str, values: dict) -> None:
+        write_whole(self.folder / name, (json.dumps(values, indent=2) + "\n").encode())
+
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        """Make the folder and hold it: two processes must not train the same run."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"cannot write in {self.folder} ({error.strerror}): choose another runs folder") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(f"{self.folder} is being trained by another process: wait for it or stop it") from None
+            self._write("config.json", self.config)
+            yield
+
+    def note(self, **facts) -> None:
+        """Add to the provenance."""
+        self._write("provenance.json", self.provenance | facts)
+
+    def save_checkpoint(self, step: int, state: dict) -> None:
+        """Write a checkpoint after `step` steps and drop all but the last two."""
+        self.steps.sync()
+        self.evaluations.sync()
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_whole(self.folder / "checkpoint" / f"step-{step:08d}.pt", content.getvalue())
+        for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
+            old.unlink()
+
+    def load_checkpoint(self) -> dict | None:
+        """The newest checkpoint that can be read, or None; says so when it is not the newest one there."""
+        checkpoints = self._checkpoints()
+        for path in reversed(checkpoints):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)  # runs no code
+            except Exception as error:  # a damaged file can raise nearly anything
+                print(f"{path} cannot be read ({str(error).splitlines()[0]}): trying the one before", flush=True)
+        if checkpoints:
+            raise RunError(f"no checkpoint in {checkpoints[0].parent} can be read: delete {self.folder} to train anew")
+        return None
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "checkpoint").glob("step-*.pt"))
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def surroundings() -> dict:
+    """Commit, versions and machine: what a number may depend on beside the config."""
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    except OSError:  # no git on this machine
+        commit, changes = None, None
+    packages = ("torch", "torchvision", "numpy", "lightning-fabric")
+    return {
+        "commit": commit or "unknown",
+        "dirty": bool(changes) if changes is not None else None,
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+    }
