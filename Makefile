@@ -3,6 +3,8 @@ PYTHON ?= python3
 PRESET ?= quick
 DATA ?=
 ENV := .venv/bin
+# The newest torch and torchvision that are known to work together here.
+TORCH := -P torch==2.14.1 -P torchvision==0.29.1
 SOURCES := $(wildcard hw2lib/*) $(wildcard notebooks/*.ipynb notebooks/presets/*/*.yaml)
 # One stamp for each choice of preset and data: the same report is not built twice.
 STAMP := build/.done-$(PRESET)-$(subst /,_,$(DATA))
@@ -33,7 +35,7 @@ jupyter: .venv/done  ## open the notebooks
 constraints: .venv/done  ## pin all packages anew in constraints.txt
 	$(ENV)/python -m pip install -q -e .[lock]
 	$(ENV)/pip-compile -q --all-extras --strip-extras --no-header --no-annotate --no-emit-index-url \
-		--no-emit-trusted-host --no-emit-find-links --no-emit-options --upgrade -o constraints.txt pyproject.toml
+		--no-emit-trusted-host --no-emit-find-links --no-emit-options --upgrade $(TORCH) -o constraints.txt pyproject.toml
 
 clean:  ## remove what was built (not the runs, not the data)
 	rm -rf build .venv

@@ -11,3 +11,8 @@ class Problem(Exception):
     def _render_traceback_(self) -> list[str]:
         """Jupyter shows this instead of a traceback, which would bury the one line that matters."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def in_one_line(error: BaseException | str) -> str:
+    """What an error says, for the inside of a Problem's message: some say nothing, some say it over many lines."""
+    return " ".join(str(error).split()) or type(error).__name__

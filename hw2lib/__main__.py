@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import yaml
 
-from hw2lib import ROOT, Problem, data, experiments, parameters, training
+from hw2lib import ROOT, Problem, experiments, parameters, training
 from hw2lib.vqvae import VQVAE
 
 PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
@@ -57,10 +57,13 @@ def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ..
 
 if __name__ == "__main__":
     try:
-        main()
+        main(standalone_mode=False)
     except training.Stopped as stopped:
-        print(f"Stopped {stopped}", file=sys.stderr)
-        sys.exit(130)
-    except (Problem, data.DataError) as problem:
-        print(f"{type(problem).__name__}: {problem}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"Stopped {stopped}")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Problem as problem:
+        sys.exit(f"{type(problem).__name__}: {problem}")
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit("Stopped")

@@ -19,8 +19,8 @@ import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from hw2lib import ROOT
-from hw2lib.download import Archive, DataError, fetch, in_one_line, notice, unpack_tar
+from hw2lib import ROOT, in_one_line
+from hw2lib.download import Archive, DataError, fetch, notice, unpack_tar
 from hw2lib.progress import somebody_watches
 from hw2lib.toy import scenes
 

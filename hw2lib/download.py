@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from hw2lib import Problem
+from hw2lib import Problem, in_one_line
 from hw2lib.progress import somebody_watches
 
 TIMEOUT = 30  # seconds without a byte before the network is given up
@@ -51,11 +51,6 @@ class Archive:
 def notice(line: str) -> None:
     """One line for whoever watches; on standard error, because standard output belongs to results."""
     print(line, file=sys.stderr, flush=True)
-
-
-def in_one_line(error: Exception | str) -> str:
-    """What the error says, for the inside of a DataError's message."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager

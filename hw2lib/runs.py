@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hw2lib import ROOT, Problem
+from hw2lib import ROOT, Problem, in_one_line
 
 CHECKPOINTS_KEPT = 2
 
@@ -195,7 +195,7 @@ class Run:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)  # runs no code
             except Exception as error:  # a damaged file can raise nearly anything
-                print(f"{path} cannot be read ({str(error).splitlines()[0]}): trying the one before", flush=True)
+                print(f"{path} cannot be read ({in_one_line(error)}): trying the one before", flush=True)
         if checkpoints:
             raise RunError(f"no checkpoint in {checkpoints[0].parent} can be read: delete {self.folder} to train anew")
         return None

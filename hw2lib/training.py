@@ -114,7 +114,7 @@ def fit(
     Raises TrainingError (a loss that is not finite, another precision than the run began with), RunError (the folder)
     and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
     """
-    if (epochs is None) == (updates is None) or (epochs or updates) < 1:
+    if (epochs is None) == (updates is None) or (updates if epochs is None else epochs) < 1:
         raise TrainingError(f"say either epochs or updates, 1 or more, not epochs={epochs} and updates={updates}")
     total = epochs * len(batches) if epochs else updates
     epochs = epochs or -(-updates // len(batches))
@@ -148,6 +148,13 @@ def fit(
                 spent = seconds + saved - began
                 run.save_checkpoint(step, {"step": step, "seconds": spent, **_state(model)})
 
+        def stop_if_asked() -> None:
+            stop = caught[0] if alone else int(fabric.all_reduce(torch.tensor(caught[0]), reduce_op="sum"))
+            if stop and step < total:
+                checkpoint()
+                progress.close()
+                raise Stopped(f"after step {step} of {total}; run the same again to go on from there")
+
         model.train()
         while step < total:
             epoch, skip = divmod(step, len(batches))
@@ -156,22 +163,20 @@ def fit(
                 recorder.add(epoch, step, model.step(batch))  # the model owns its optimisers: a GAN has two
                 step += 1
                 progress.step()
-                if recorder.full() or step == total:
+                if step in (total, (epoch + 1) * len(batches)):
+                    break  # no checkpoint before the evaluation: a run killed between the two would lack its row
+                if recorder.full():
                     recorder.flush()  # stops here at the first loss that is not finite
-                    stop = caught[0] if alone else int(fabric.all_reduce(torch.tensor(caught[0]), reduce_op="sum"))
-                    if stop or time.monotonic() - saved > 60 * checkpoint_minutes:
+                    stop_if_asked()
+                    if time.monotonic() - saved > 60 * checkpoint_minutes:
                         checkpoint()
-                    if stop:
-                        progress.close()
-                        raise Stopped(f"after step {step} of {total}; run the same again to go on from there")
-                if step == total:
-                    break
             recorder.flush()
             scores = _evaluate(model, evaluate)
             if fabric.is_global_zero:
                 run.evaluations.append([{"epoch": epoch + 1, "step": step, **scores}])
             progress.epoch(epoch + 1, epochs, recorder.means() | scores)
             checkpoint()
+            stop_if_asked()
         progress.close()
         if fabric.is_global_zero:
             weights.save(model, run.weights)

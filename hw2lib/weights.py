@@ -1,5 +1,6 @@
 """Weights on disk: safetensors, which runs no code on load, with the model's config in the metadata."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,7 +8,9 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hw2lib import Problem
+from hw2lib import Problem, in_one_line
+
+KEY = "hw2lib"
 
 
 class WeightsError(Problem):
@@ -20,7 +23,8 @@ def save(model, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, part, metadata={"model": type(model).__name__, "config": model.config.model_dump_json()})
+    about = {"model": type(model).__name__, "config": model.config.model_dump(mode="json")}
+    save_file(tensors, part, metadata={KEY: json.dumps(about)})  # one key: safetensors keeps no order of several
     os.replace(part, path)
 
 
@@ -29,14 +33,13 @@ def load(path: str | Path, model_class: type, config_class: type[BaseModel]):
     name = model_class.__name__
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("model") != name:
-                raise WeightsError(f"{path} holds {metadata.get('model', 'an unknown model')}, not {name}")
-            model = model_class(config_class.model_validate_json(metadata["config"]))
+            about = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            if about.get("model") != name:
+                raise WeightsError(f"{path} holds {about.get('model', 'an unknown model')}, not {name}")
+            model = model_class(config_class.model_validate(about["config"]))
             model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118: no dict
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing: {name}.load needs a weights file, such as a run leaves") from None
-    except (SafetensorError, OSError, KeyError, ValidationError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path} is no readable weights file of {name}: {reason}") from None
+    except (SafetensorError, OSError, KeyError, ValueError, ValidationError, RuntimeError) as error:
+        raise WeightsError(f"{path} is no readable weights file of {name}: {in_one_line(error)}") from None
     return model.eval()

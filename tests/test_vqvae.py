@@ -1,0 +1,452 @@
+"""VQ-VAE: each test states a claim, most of them details that re-implementations get wrong."""
+
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from hw2lib import training, weights
+from hw2lib.vqvae import VQVAE, EMAVectorQuantizer, VectorQuantizer, VQVAEConfig, code_perplexity
+
+SMALL = {"hidden_channels": 16, "residual_channels": 8, "num_codes": 32, "code_dim": 8}
+
+
+def z_e(batch=2, dim=8, side=4, seed=0, **kw):
+    return torch.randn(batch, dim, side, side, generator=torch.Generator().manual_seed(seed), **kw)
+
+
+def both(**options):
+    return [VectorQuantizer(32, 8, 0.25, **options), EMAVectorQuantizer(32, 8, 0.25, 0.99, **options)]
+
+
+def kind(quantizer):
+    return type(quantizer).__name__
+
+
+# ---- the nearest code
+
+
+@given(count=st.integers(1, 3000), codes=st.integers(2, 70), dim=st.integers(1, 20), seed=st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_nearest_code_is_that_of_numpy(count, codes, dim, seed):
+    """The blocked matrix product finds, to rounding, the nearest code that NumPy finds in float64 by brute force."""
+    quantizer = EMAVectorQuantizer(codes, dim, 0.25)
+    random = np.random.default_rng(seed)
+    vectors, book = random.normal(size=(count, dim)), random.normal(size=(codes, dim))
+    quantizer.codebook.copy_(torch.from_numpy(book))
+    found = quantizer.nearest(torch.from_numpy(vectors).float()).numpy()
+    distances = ((vectors[:, None] - book[None]) ** 2).sum(2)
+    assert (distances[np.arange(count), found] <= distances.min(1) + 1e-5 * (1 + distances.min(1))).all()
+
+
+@pytest.mark.parametrize("quantizer", both(), ids=kind)
+def test_an_output_is_the_codebook_vector_of_its_code(quantizer):
+    """z_q at a place equals the codebook row of the code at that place, in the layout (B, D, H, W)."""
+    quantizer.eval()
+    out = quantizer(z_e())
+    assert out.z_q.shape == (2, 8, 4, 4)
+    assert out.codes.shape == (2, 4, 4)
+    torch.testing.assert_close(out.z_q[1, :, 2, 3], quantizer.codebook[out.codes[1, 2, 3]].detach())
+
+
+@pytest.mark.parametrize("quantizer", both(), ids=kind)
+def test_layout_of_the_input_does_not_matter(quantizer):
+    """Channels-last and contiguous encoder outputs give the same codes, losses and gradients."""
+    quantizer.eval()
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = z_e().to(memory_format=memory_format).requires_grad_()
+        out = quantizer(x)
+        (out.z_q.sin().sum() + out.commitment_loss).backward()
+        results.append((out.codes, out.commitment_loss, x.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_wrong_depth_is_said():
+    """An encoder output whose channels are not D is refused with both numbers in the message."""
+    with pytest.raises(ValueError, match=r"\(B, 8, H, W\), not \(2, 5, 4, 4\)"):
+        VectorQuantizer(32, 8, 0.25)(z_e(dim=5))
+
+
+def test_quantizing_under_autocast_stays_in_float32():
+    """bf16 around the quantizer changes no code: distances are computed in float32."""
+    quantizer = EMAVectorQuantizer(512, 64, 0.25).eval()
+    x = z_e(4, 64, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = quantizer(x)
+    assert inside.z_q.dtype == torch.float32
+    assert torch.equal(inside.codes, quantizer(x).codes)
+
+
+# ---- the loss terms and their gradients
+
+
+@pytest.mark.parametrize("quantizer", both(), ids=kind)
+def test_straight_through_gradient(quantizer):
+    """The gradient of the decoder's input arrives unchanged at the encoder's output, and not at the codebook."""
+    x = z_e(requires_grad=True)
+    out = quantizer(x)
+    gradient = torch.randn_like(out.z_q)
+    (from_encoder,) = torch.autograd.grad(out.z_q, x, gradient, retain_graph=True)
+    assert torch.equal(from_encoder, gradient)
+    if isinstance(quantizer, VectorQuantizer):
+        assert torch.autograd.grad(out.z_q, quantizer.codebook, gradient, allow_unused=True)[0] is None
+
+
+def test_beta_weighs_the_encoder_term_only():
+    """Doubling beta doubles the gradient for the encoder and leaves that for the codebook as it is."""
+    gradients = []
+    for beta in (0.25, 0.5):
+        torch.manual_seed(0)
+        quantizer, x = VectorQuantizer(32, 8, beta), z_e(requires_grad=True)
+        out = quantizer(x)
+        gradients.append(torch.autograd.grad(out.codebook_loss + out.commitment_loss, (x, quantizer.codebook)))
+    torch.testing.assert_close(gradients[1][0], 2 * gradients[0][0])
+    assert torch.equal(gradients[1][1], gradients[0][1])
+    assert gradients[0][1].abs().sum() > 0
+
+
+def test_each_term_reaches_what_it_should():
+    """The codebook term has no gradient for the encoder, the commitment term none for the codebook."""
+    quantizer, x = VectorQuantizer(32, 8, 0.25), z_e(requires_grad=True)
+    out = quantizer(x)
+    assert torch.autograd.grad(out.codebook_loss, x, retain_graph=True, allow_unused=True)[0] is None
+    assert torch.autograd.grad(out.commitment_loss, quantizer.codebook, allow_unused=True)[0] is None
+
+
+@pytest.mark.parametrize("quantizer", both(), ids=kind)
+def test_losses_are_those_of_float64(quantizer):
+    """Both terms are means over all elements, commitment weighted by beta, as NumPy computes them in float64."""
+    quantizer.eval()
+    x = z_e()
+    out = quantizer(x)
+    vectors = x.permute(0, 2, 3, 1).double().numpy().reshape(-1, 8)
+    chosen = quantizer.codebook.detach().double().numpy()[out.codes.flatten()]
+    error = ((vectors - chosen) ** 2).mean()
+    assert out.commitment_loss.item() == pytest.approx(0.25 * error, rel=1e-5)
+    assert out.codebook_loss.item() == pytest.approx(error if kind(quantizer) == "VectorQuantizer" else 0, rel=1e-5)
+
+
+# ---- the moving averages
+
+
+def test_averages_are_those_of_float64():
+    """After three updates the EMA codebook is the one of appendix A.1, recomputed in float64."""
+    quantizer = EMAVectorQuantizer(6, 3, 0.25, 0.9)
+    book = quantizer.codebook.double().numpy().copy()
+    counts, sums = np.ones(6), book.copy()
+    for seed in range(3):
+        x = z_e(2, 3, 5, seed)
+        codes = quantizer(x).codes.flatten().numpy()
+        vectors = x.permute(0, 2, 3, 1).double().numpy().reshape(-1, 3)
+        for code in range(6):
+            counts[code] = 0.9 * counts[code] + 0.1 * (codes == code).sum()
+            sums[code] = 0.9 * sums[code] + 0.1 * vectors[codes == code].sum(0)
+        book = sums / counts[:, None]
+        np.testing.assert_allclose(quantizer.codebook.numpy(), book, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(quantizer.counts.numpy(), counts, rtol=1e-5)
+
+
+def test_an_unused_code_stays_where_it_is():
+    """A code that no vector chooses keeps its place for 3,000 updates: it neither explodes nor decays to the origin."""
+    quantizer = EMAVectorQuantizer(4, 8, 0.25, 0.99)
+    far = torch.full((8,), 50.0)
+    quantizer.codebook[3], quantizer.sums[3] = far, far
+    for seed in range(3000):
+        quantizer(z_e(1, 8, 2, seed))
+    torch.testing.assert_close(quantizer.codebook[3], far, rtol=1e-3, atol=0)
+
+
+def test_smoothing_is_not_written_back():
+    """The averages add up to what went in: counts move towards the number of vectors, exactly as the decay says."""
+    quantizer = EMAVectorQuantizer(32, 8, 0.25, 0.99)
+    quantizer(z_e())
+    assert quantizer.counts.sum().item() == pytest.approx(0.99 * 32 + 0.01 * 2 * 16, rel=1e-6)
+
+
+@pytest.mark.parametrize("quantizer", both(restart_below=0.5), ids=kind)
+def test_eval_updates_nothing(quantizer):
+    """In eval mode no buffer and no parameter changes."""
+    quantizer.eval()
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer(z_e())
+    for name, value in quantizer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_averages_are_buffers():
+    """The EMA codebook and its averages are saved with the model and unknown to the optimiser."""
+    quantizer = EMAVectorQuantizer(32, 8, 0.25)
+    assert list(quantizer.parameters()) == []
+    assert {"codebook", "sums", "counts"} <= set(quantizer.state_dict())
+    assert [name for name, _ in VectorQuantizer(32, 8, 0.25).named_parameters()] == ["codebook"]
+
+
+# ---- start and restart
+
+
+@pytest.mark.parametrize("quantizer", both(), ids=kind)
+def test_kmeans_start_lies_on_the_data(quantizer):
+    """Started on data in 32 tight heaps, the codebook explains nearly all of their variance."""
+    torch.manual_seed(1)
+    heaps = 10 * torch.randn(32, 8)
+    vectors = heaps[torch.arange(32).repeat(40)] + 0.01 * torch.randn(1280, 8)
+    x = vectors.view(20, 8, 8, 8).permute(0, 3, 1, 2)
+    quantizer.start_from(x)
+    quantizer.eval()
+    assert quantizer(x).commitment_loss < 0.25 * 0.25 * vectors.var()
+    assert torch.equal(quantizer.counts, torch.ones(32))
+    if isinstance(quantizer, EMAVectorQuantizer):
+        torch.testing.assert_close(quantizer.sums, quantizer.codebook)
+
+
+@pytest.mark.parametrize("quantizer", both(restart_below=0.03), ids=kind)
+def test_dead_codes_are_moved_onto_encoder_outputs(quantizer):
+    """A code unused for long ends on a vector of the current batch, with its averages, and the others stay."""
+    quantizer.counts.fill_(100.0)
+    quantizer.counts[7] = 1e-4
+    quantizer.codebook.data[7] = 1e3
+    before = quantizer.codebook.detach().clone()
+    x = z_e(8)
+    quantizer(x)
+    vectors = x.permute(0, 2, 3, 1).reshape(-1, 8)
+    assert (vectors == quantizer.codebook[7]).all(1).any()
+    if isinstance(quantizer, EMAVectorQuantizer):
+        torch.testing.assert_close(quantizer.sums[7] / quantizer.counts[7], quantizer.codebook[7])
+    else:
+        others = torch.arange(32) != 7
+        assert torch.equal(quantizer.codebook[others], before[others])
+
+
+def test_restart_off_moves_nothing():
+    """Without restarts a dead code stays dead."""
+    quantizer = VectorQuantizer(32, 8, 0.25)
+    quantizer.counts.fill_(1e-6)
+    before = quantizer.codebook.detach().clone()
+    quantizer(z_e())
+    assert torch.equal(quantizer.codebook, before)
+
+
+def test_fewer_vectors_than_codes_can_start_and_restart():
+    """A batch with fewer vectors than codes is no error."""
+    quantizer = EMAVectorQuantizer(512, 8, 0.25, restart_below=0.03)
+    quantizer.start_from(z_e())
+    quantizer(z_e())
+    assert quantizer.codebook.isfinite().all()
+
+
+# ---- perplexity
+
+
+def test_perplexity_of_known_distributions():
+    """Even use of K codes gives K, one code gives 1, and a known uneven use gives exp of its entropy."""
+    assert code_perplexity(torch.full((512,), 7)).item() == pytest.approx(512, rel=1e-5)
+    assert code_perplexity(torch.tensor([0, 9, 0])).item() == pytest.approx(1)
+    entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
+    assert code_perplexity(torch.tensor([2, 1, 1, 0])).item() == pytest.approx(math.exp(entropy), rel=1e-6)
+
+
+# ---- the network
+
+
+def counted(config):
+    """The number of weights by hand: convolutions in, out, size, plus biases."""
+    hidden, residual, dim = config.hidden_channels, config.residual_channels, config.code_dim
+    block = (hidden * residual * 9 + residual) + (residual * hidden + hidden)
+    encoder = (3 * hidden // 2 * 16 + hidden // 2) + (hidden // 2 * hidden * 16 + hidden)
+    encoder += (hidden * hidden * 9 + hidden) + (hidden * dim + dim) + config.residual_blocks * block
+    decoder = (dim * hidden * 9 + hidden) + config.residual_blocks * block
+    decoder += (hidden * hidden // 2 * 16 + hidden // 2) + (hidden // 2 * 3 * 16 + 3)
+    return encoder + decoder
+
+
+@pytest.mark.parametrize("options", [{}, SMALL, {"residual_blocks": 3}])
+def test_parameter_count(options):
+    """The network has the number of weights that its layers add up to: the residual blocks are separate ones."""
+    config = VQVAEConfig(**options)
+    assert sum(p.numel() for p in VQVAE(config).parameters()) == counted(config)
+
+
+def test_shapes_and_round_trip():
+    """32 x 32 pixels become 8 x 8 codes; decode(encode(x)) is the reconstruction that forward gives."""
+    model = VQVAE(VQVAEConfig(**SMALL)).eval()
+    x = torch.rand(3, 3, 32, 32) - 0.5
+    codes = model.encode(x)
+    assert codes.shape == (3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model.decode(codes), model(x)[0])
+
+
+def test_pictures_survive_the_conversion():
+    """Every byte value comes back from network range, and what lies outside is clamped."""
+    bytes_ = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    x = VQVAE.to_network(bytes_)
+    assert x.min() == -0.5
+    assert x.max() == 0.5
+    assert torch.equal(VQVAE.to_pictures(x), bytes_)
+    assert VQVAE.to_pictures(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+def test_decode_refuses_codes_out_of_range():
+    """Codes that the codebook does not have are refused with both ranges in the message."""
+    with pytest.raises(ValueError, match="0 to 31, not 0 to 32"):
+        VQVAE(VQVAEConfig(**SMALL)).decode(torch.tensor([[[0, 32]]]))
+
+
+def test_first_weights_depend_on_the_config_alone():
+    """Two models of one config are equal, whatever was drawn before; another seed is another model."""
+    torch.manual_seed(1)
+    one = VQVAE(VQVAEConfig(**SMALL)).state_dict()
+    torch.rand(10)
+    other = VQVAE(VQVAEConfig(**SMALL)).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not torch.equal(VQVAE(VQVAEConfig(seed=1, **SMALL)).state_dict()["encoder.0.weight"], one["encoder.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [({"commitment": -1}, "commitment"), ({"size": 30}, "size"), ({"codebok": "ema"}, "codebok"), ({"decay": 1}, "decay")],
+)
+def test_wrong_config_is_refused(wrong, field):
+    """A wrong value or an unknown name is an error that names the field."""
+    with pytest.raises(ValidationError, match=field):
+        VQVAEConfig(**wrong)
+
+
+# ---- one step
+
+
+class Machine:
+    """What a step needs of lightning-fabric."""
+
+    device, world_size = torch.device("cpu"), 1
+
+    def __init__(self, precision="32"):
+        self.precision = precision
+
+    def autocast(self):
+        return torch.autocast("cpu", torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+
+def ready(precision="32", **options):
+    model = VQVAE(VQVAEConfig(**SMALL, **options))
+    model.setup(Machine(precision), total_steps=100)
+    return model.train()
+
+
+def test_a_step_reports_the_terms(pictures):
+    """The reported terms fit together: NMSE is MSE over the data's variance, vq is the sum of its two terms."""
+    for codebook in ("ema", "gradient"):
+        terms = ready(codebook=codebook, data_variance=0.07).step(pictures)
+        assert set(terms) == {"reconstruction", "mse", "codebook", "commitment", "vq", "perplexity"}
+        torch.testing.assert_close(terms["reconstruction"], terms["mse"] / 0.07)
+        torch.testing.assert_close(terms["vq"], terms["codebook"] + terms["commitment"])
+        assert not any(term.requires_grad for term in terms.values())
+
+
+def test_nmse_does_not_depend_on_the_scale(pictures):
+    """Halving contrast quarters both MSE and variance: the NMSE of the constant mean picture is 1 on either scale."""
+    for factor in (1, 2):
+        x = (pictures // factor).double() / 255
+        assert ((x - x.mean()) ** 2).mean() / x.var(unbiased=False) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_gradients_of_the_path_in_use_are_those_of_float64(pictures, precision):
+    """Channels-last, fused and blocked, at batch size 1 and 8, a step's gradients agree with plain float64."""
+    for batch in (pictures[:1], pictures[:8]):
+        model = ready(precision, codebook="gradient", kmeans_init=False, restart_dead=False)
+        plain = VQVAE(model.config).double()
+        x = plain.to_network(batch).double()
+        z = plain.encoder(x)
+        vectors = z.permute(0, 2, 3, 1).reshape(-1, 8)
+        book = plain.quantizer.codebook
+        codes = model.encode(model.to_network(batch)).flatten()  # the same codes: near ties may fall either way
+        chosen = book[codes]
+        commitment = 0.25 * (vectors - chosen.detach()).square().mean()
+        z_q = (vectors + (chosen - vectors).detach()).view(len(batch), 8, 8, 8).permute(0, 3, 1, 2)
+        reconstruction = (plain.decoder(z_q) - x).square().mean() / model.config.data_variance
+        (reconstruction + (chosen - vectors.detach()).square().mean() + commitment).backward()
+        model.step(batch)
+        for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+            error = (ours.grad.double() - theirs.grad).norm() / (theirs.grad.norm() + 1e-12)
+            assert error < (1e-4 if precision == "32" else 0.1), (name, error)
+
+
+def test_learning_rates():
+    """The rate rises over the first 2 % of the steps, peaks at the config's, and is small but not 0 at the last."""
+    model = ready(learning_rate=0.5)
+    rates = []
+    for _ in range(100):
+        rates.append(model.optimizers["network"].param_groups[0]["lr"])
+        model.optimizers["network"].step()
+        model.schedules["network"].step()
+    assert rates[0] == pytest.approx(0.25)
+    assert max(rates) == pytest.approx(0.5)
+    assert 0 < rates[-1] < 0.001
+    assert rates[51] == pytest.approx(0.25, rel=1e-6)
+    constant = ready(learning_rate=0.5, schedule="constant")
+    assert constant.optimizers["network"].param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_training_learns(codebook):
+    """100 updates on 16 smooth pictures bring the NMSE far below that of a constant, with many codes in use."""
+    torch.manual_seed(0)
+    coarse = torch.rand(16, 3, 4, 4)
+    smooth = (F.interpolate(coarse, size=32, mode="bilinear") * 255).to(torch.uint8)
+    variance = float((smooth.double() / 255).var())
+    options = SMALL | {"hidden_channels": 32, "codebook": codebook, "data_variance": variance, "learning_rate": 3e-3}
+    model = VQVAE(VQVAEConfig(**options))
+    model.setup(Machine(), total_steps=100)
+    model.train()
+    for _ in range(100):
+        terms = model.step(smooth)
+    assert terms["reconstruction"] < 0.5
+    assert terms["perplexity"] > 8
+
+
+# ---- weights on disk
+
+
+def test_weights_round_trip(tmp_path):
+    """A saved model comes back with its config, bit for bit, in eval mode."""
+    model = VQVAE(VQVAEConfig(**SMALL, seed=3))
+    weights.save(model, tmp_path / "w" / "vqvae.safetensors")
+    again = VQVAE.load(tmp_path / "w" / "vqvae.safetensors")
+    assert again.config == model.config
+    assert not again.training
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_bad_weights_are_refused_in_one_line(tmp_path):
+    """A missing, a damaged and a foreign file each give one line that names the file."""
+    from safetensors.torch import save_file
+
+    damaged, foreign = tmp_path / "damaged.safetensors", tmp_path / "foreign.safetensors"
+    damaged.write_bytes(b"not weights")
+    save_file({"x": torch.zeros(1)}, foreign)
+    whole = tmp_path / "whole.safetensors"
+    weights.save(VQVAE(VQVAEConfig(**SMALL)), whole)
+    half = tmp_path / "half.safetensors"
+    half.write_bytes(whole.read_bytes()[:5000])
+    for path in (tmp_path / "missing.safetensors", damaged, foreign, half):
+        with pytest.raises(weights.WeightsError) as caught:
+            VQVAE.load(path)
+        assert path.name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_machine_words_are_checked():
+    """An unknown device or precision is refused with what would be right."""
+    with pytest.raises(training.TrainingError, match='no device "gpu" here: say auto or one of cpu'):
+        training.machine("gpu")
+    with pytest.raises(training.TrainingError, match='no precision "16": say auto, 32 or bf16'):
+        training.machine("cpu", "16")
