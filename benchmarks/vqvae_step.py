@@ -113,7 +113,7 @@ def main(steps: int, batch_size: int, precision: str) -> None:
         "ours": our_steps(VQVAEConfig(), pictures, batch_size, precision),
     }
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    for name, contestant in contestants.items():
+    for contestant in contestants.values():
         for _ in range(3):
             next(contestant)
     training.keep_freed_memory()  # a setting of the process: the plain one has it too, which is in its favour
@@ -123,7 +123,9 @@ def main(steps: int, batch_size: int, precision: str) -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, values in times.items():
         print(f"{name:6} median {medians[name]:.3f} s  (min {min(values):.3f}, max {max(values):.3f})")
-    print(f"ratio  {medians['plain'] / medians['ours']:.2f}, batch {batch_size}, {torch.get_num_threads()} threads")
+    print(
+        f"ratio  {medians['plain'] / medians['ours']:.2f}, batch {batch_size}, {torch.get_num_threads()} threads"
+    )
     print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

@@ -41,7 +41,9 @@ def publish(out: str) -> None:
 @click.argument("model", type=click.Choice(["vqvae"]))
 @PRESET
 @DATA
-@click.option("-p", "changes", multiple=True, metavar="NAME=VALUE", help="another value for a parameter of the preset")
+@click.option(
+    "-p", "changes", multiple=True, metavar="NAME=VALUE", help="another value for a parameter of the preset"
+)
 def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ...]) -> None:
     """Train as the notebook would, into the same run folder, which the notebook then loads."""
     path = ROOT / "notebooks" / "presets" / preset / "02_vqvae.yaml"

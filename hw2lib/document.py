@@ -230,6 +230,13 @@ def provenance_section(notebooks: dict[str, NotebookNode]) -> list[str]:
     return ["## Provenance", *tables] if tables else []
 
 
+def run_names(folder: Path) -> list[str]:
+    """The run folders that the executed notebooks in a folder named in their provenance."""
+    notebooks = {path.name: nbformat.read(path, as_version=4) for path in sorted(folder.glob("*.ipynb"))}
+    facts = [_note(output).get("provenance", {}) for _, output in _shown(notebooks)]
+    return [found["run"] for found in facts if "run" in found]
+
+
 def _output(
     output: NotebookNode, cell: NotebookNode, where: str, figures: dict[str, int], with_code: bool
 ) -> str:

@@ -93,7 +93,9 @@ def train_vqvae_as_others(pictures: data.Pictures, config: VQVAEConfig, asked: V
     return _fit(model, batches, pictures, asked, name="vqvae-short", updates=asked.comparison_updates)
 
 
-def _fit(model: VQVAE, batches: data.Batches, pictures: data.Pictures, asked: VQVAEParameters, **length) -> Run:
+def _fit(
+    model: VQVAE, batches: data.Batches, pictures: data.Pictures, asked: VQVAEParameters, **length
+) -> Run:
     return training.fit(
         model,
         batches,
@@ -131,7 +133,8 @@ def provenance(run: Run) -> dict[str, str]:
         "data": f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,} pictures, checksum {pictures['checksum']}",
         "seed": str(made["seed"]),
         "machine": f"{made['device']}, {made['processes']} process, {made['threads']} threads, precision {made['precision']}",
-        "software": f"Python {made['python']}, " + ", ".join(f"{name} {v}" for name, v in made["versions"].items()),
+        "software": f"Python {made['python']}, "
+        + ", ".join(f"{name} {v}" for name, v in made["versions"].items()),
         "time": f"{made['started']} to {made['ended']}, {made['seconds'] / 60:.1f} minutes of training, "
         f"resumed {len(made.get('resumed', []))} times",
     }

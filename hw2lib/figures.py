@@ -17,7 +17,11 @@ plt.rcParams.update(
         "legend.frameon": False,
     }
 )
-TRAIN, TEST, OTHER = "#3b6fb6", "#d1495b", "#777777"  # told apart in grey print by line style and marker as well
+TRAIN, TEST, OTHER = (
+    "#3b6fb6",
+    "#d1495b",
+    "#777777",
+)  # told apart in grey print by line style and marker as well
 
 
 def picture_sheet(pictures: Tensor, columns: int) -> np.ndarray:
@@ -47,7 +51,9 @@ def pictures(batch: Tensor, columns: int = 12) -> Figure:
 
 def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 12) -> Figure:
     """Originals and reconstructions, uint8 (N, 3, H, W) each, in alternating rows: each one stands above its own."""
-    rows = [part for pair in zip(originals.split(columns), decoded.split(columns), strict=True) for part in pair]
+    rows = [
+        part for pair in zip(originals.split(columns), decoded.split(columns), strict=True) for part in pair
+    ]
     sheets = [picture_sheet(row, columns) for row in rows]
     width = max(sheet.shape[1] for sheet in sheets)
     height = sum(sheet.shape[0] for sheet in sheets)
@@ -55,7 +61,9 @@ def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 12) -> Fi
     for index, (axes, sheet) in enumerate(zip(np.atleast_1d(grid), sheets, strict=True)):
         _show_sheet(axes, sheet)
         label = "original" if index % 2 == 0 else "decoded"
-        axes.text(-0.008, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7)
+        axes.text(
+            -0.008, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7
+        )
     figure.subplots_adjust(hspace=0.06)
     return figure
 
@@ -63,7 +71,9 @@ def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 12) -> Fi
 def picture_as_codes(original: Tensor, codes: Tensor, decoded: Tensor, num_codes: int) -> Figure:
     """One picture, uint8 (3, H, W), its code map (h, w) with the indices written in, and its reconstruction."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(6.4, 2.4))
-    _show_sheet(left, original.numpy().transpose(1, 2, 0), f"{original.shape[-1]} x {original.shape[-1]} pixels")
+    _show_sheet(
+        left, original.numpy().transpose(1, 2, 0), f"{original.shape[-1]} x {original.shape[-1]} pixels"
+    )
     # The indices have no order: colours only show where the same code comes back.
     middle.imshow((codes.numpy() * 197 % num_codes), cmap="Pastel1", interpolation="nearest")
     for (row, column), code in np.ndenumerate(codes.numpy()):
@@ -94,8 +104,12 @@ def vqvae_curves(history: dict, epochs: dict, num_codes: int) -> Figure:
     span = max(1, len(history["step"]) // 100)
     for axes, (train, test, title, logarithmic) in zip(panels, curves, strict=True):
         axes.plot(history["step"], history[train], color=TRAIN, alpha=0.18, linewidth=0.5)
-        axes.plot(history["step"], smoothed(history[train], span), color=TRAIN, label="training batches, smoothed")
-        axes.plot(epochs["step"], epochs[test], "o--", color=TEST, markersize=2.2, linewidth=0.8, label="test set")
+        axes.plot(
+            history["step"], smoothed(history[train], span), color=TRAIN, label="training batches, smoothed"
+        )
+        axes.plot(
+            epochs["step"], epochs[test], "o--", color=TEST, markersize=2.2, linewidth=0.8, label="test set"
+        )
         axes.set(title=title, xlabel="update")
         if logarithmic:
             axes.set_yscale("log")
@@ -113,8 +127,12 @@ def code_use(counts: np.ndarray, by_batch: dict[int, float]) -> Figure:
     left.legend()
     right.plot(list(by_batch), list(by_batch.values()), "o-", color=TRAIN)
     for size, value in by_batch.items():
-        right.annotate(f"{value:.0f}", (size, value), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7)
-    right.set(title="perplexity is an average over a batch", xlabel="pictures in the batch", ylabel="perplexity")
+        right.annotate(
+            f"{value:.0f}", (size, value), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7
+        )
+    right.set(
+        title="perplexity is an average over a batch", xlabel="pictures in the batch", ylabel="perplexity"
+    )
     right.set_xscale("log")
     right.set_ylim(0, max(by_batch.values()) * 1.18)
     return figure
@@ -132,11 +150,15 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
             xy, used = by_neighbours[n_neighbors]["xy"], counts > 0
             real = name == "codebook"
             area = 60 * counts[used] / counts.max() + 2 if real else 9
-            axes.scatter(*xy[used].T if real else xy.T, s=area, color=TRAIN if real else OTHER, alpha=0.6, linewidths=0)
+            axes.scatter(
+                *xy[used].T if real else xy.T, s=area, color=TRAIN if real else OTHER, alpha=0.6, linewidths=0
+            )
             if real and not used.all():
                 axes.scatter(*xy[~used].T, s=14, marker="x", color=TEST, linewidths=0.8, label="never used")
                 axes.legend(fontsize=7)
             trust = by_neighbours[n_neighbors]["trustworthiness"]
-            axes.set_title(f"{'codebook' if real else 'noise'}, n_neighbors {n_neighbors}\ntrustworthiness {trust:.2f}")
+            axes.set_title(
+                f"{'codebook' if real else 'noise'}, n_neighbors {n_neighbors}\ntrustworthiness {trust:.2f}"
+            )
             axes.set(xticks=[], yticks=[])
     return figure

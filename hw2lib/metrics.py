@@ -25,7 +25,9 @@ def perplexity_by_batch(codes: Tensor, num_codes: int, sizes: list[int]) -> dict
     """
     means = {}
     for size in sorted({size for size in sizes if size <= len(codes)}):
-        batches = codes[: len(codes) // size * size].reshape(len(codes) // size, -1).long()  # (batches, codes)
+        batches = (
+            codes[: len(codes) // size * size].reshape(len(codes) // size, -1).long()
+        )  # (batches, codes)
         values = [perplexity(torch.bincount(batch, minlength=num_codes)) for batch in batches]
         means[size] = sum(values) / len(values)
     return means
@@ -34,7 +36,8 @@ def perplexity_by_batch(codes: Tensor, num_codes: int, sizes: list[int]) -> dict
 def mean_squared_error(pictures: Tensor, others: Tensor) -> float:
     """MSE on the [0, 1] scale of uint8 pictures (N, 3, H, W), summed exactly."""
     total = sum(
-        int((a.int() - b.int()).square().sum()) for a, b in zip(pictures.split(1000), others.split(1000), strict=True)
+        int((a.int() - b.int()).square().sum())
+        for a, b in zip(pictures.split(1000), others.split(1000), strict=True)
     )
     return total / pictures.numel() / 255**2
 

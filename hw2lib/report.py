@@ -25,9 +25,11 @@ from papermill.iorw import read_yaml_file
 
 from hw2lib import ROOT, document
 from hw2lib.pages import ReportError
+from hw2lib.runs import runs_folder
 
 __all__ = ["NOTEBOOKS", "ReportError", "build", "check_parameters", "execute", "publish"]
 
+WEIGHTS = ("cyclegan", "vqvae", "pixelcnn")  # runs whose network is published
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
@@ -113,18 +115,35 @@ def build(
     return out / "report.md"
 
 
-def publish(build_folder: str | Path, root: Path = ROOT) -> None:
-    """Copy report.md and figures/ of a build to the repository root, and remove figures no longer used."""
+def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None = None) -> None:
+    """
+    Make a build the published report: report.md, figures/, results/<run>/ and weights/ in the repository root.
+
+    The runs are those that the notebooks named in their provenance. Figures no longer used are removed. Raises
+    ReportError if the build or one of its runs is not there; nothing has then been changed.
+    """
     build_folder = Path(build_folder)
     if not (build_folder / "report.md").is_file():
         raise ReportError(f"{build_folder} holds no report.md: build the report first")
-    with tempfile.TemporaryDirectory(
-        dir=root, prefix=".report-"
-    ) as folder:  # copied first: the move is quick
-        copied = shutil.copytree(build_folder / "figures", Path(folder) / "figures")
-        shutil.copy(build_folder / "report.md", folder)
+    folders = [runs_folder(runs) / name for name in document.run_names(build_folder / "notebooks")]
+    for folder in folders:
+        if not (folder / "provenance.json").is_file():
+            raise ReportError(
+                f"{folder} is missing, which the report is about: set HW2_RUNS to where it lies"
+            )
+    with tempfile.TemporaryDirectory(dir=root, prefix=".report-") as new:  # copied first: the move is quick
+        copied = shutil.copytree(build_folder / "figures", Path(new) / "figures")
+        shutil.copy(build_folder / "report.md", new)
         document.replace_figures(copied, root / "figures")
-        os.replace(Path(folder) / "report.md", root / "report.md")
+        os.replace(Path(new) / "report.md", root / "report.md")
+    for folder in folders:
+        name = folder.name.rpartition("-")[0]
+        (root / "results" / name).mkdir(parents=True, exist_ok=True)
+        for file in (*folder.glob("*.json"), *folder.glob("*.csv")):
+            shutil.copy(file, root / "results" / name)
+        if name in WEIGHTS:
+            (root / "weights").mkdir(exist_ok=True)
+            shutil.copy(folder / "weights.safetensors", root / "weights" / f"{name}.safetensors")
 
 
 def _settings(notebooks: list[Path], preset: str, changes: dict) -> dict[Path, dict]:

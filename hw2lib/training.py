@@ -115,10 +115,16 @@ def fit(
     and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
     """
     if (epochs is None) == (updates is None) or (updates if epochs is None else epochs) < 1:
-        raise TrainingError(f"say either epochs or updates, 1 or more, not epochs={epochs} and updates={updates}")
+        raise TrainingError(
+            f"say either epochs or updates, 1 or more, not epochs={epochs} and updates={updates}"
+        )
     total = epochs * len(batches) if epochs else updates
     epochs = epochs or -(-updates // len(batches))
-    config = {"model": model.config.model_dump(mode="json"), "batches": batches.description, "data": data or {}}
+    config = {
+        "model": model.config.model_dump(mode="json"),
+        "batches": batches.description,
+        "data": data or {},
+    }
     run = Run(name, config | {"steps": total}, runs)
     if run.finished:
         model.load_state_dict(load_file(run.weights))
@@ -131,7 +137,9 @@ def fit(
     fabric = machine(device, begun_in or precision if precision == "auto" else precision)
     precision = next(short for short, long in PRECISIONS.items() if fabric._precision.precision == long)
     if begun_in and begun_in != precision:
-        raise TrainingError(f"{run.folder} was begun in precision {begun_in}: go on in that, not in {precision}")
+        raise TrainingError(
+            f"{run.folder} was begun in precision {begun_in}: go on in that, not in {precision}"
+        )
     alone = fabric.world_size == 1
 
     with _first_process_only(fabric, run.begin()), _signals() as caught:
@@ -218,7 +226,9 @@ def _resume(model, run: Run, fabric: Fabric) -> tuple[int, float]:
         }
         before = run.provenance
         if before and step:
-            run.note(resumed=[*before.get("resumed", []), {"step": step, "at": now(), "commit": facts["commit"]}])
+            run.note(
+                resumed=[*before.get("resumed", []), {"step": step, "at": now(), "commit": facts["commit"]}]
+            )
             print(f"{run.name}: goes on from step {step}, after {duration(seconds)} of training", flush=True)
         else:
             run.note(**facts, started=now())

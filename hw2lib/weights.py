@@ -24,7 +24,9 @@ def save(model, path: str | Path) -> None:
     part = path.with_name(path.name + ".part")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     about = {"model": type(model).__name__, "config": model.config.model_dump(mode="json")}
-    save_file(tensors, part, metadata={KEY: json.dumps(about)})  # one key: safetensors keeps no order of several
+    save_file(
+        tensors, part, metadata={KEY: json.dumps(about)}
+    )  # one key: safetensors keeps no order of several
     os.replace(part, path)
 
 
@@ -37,9 +39,12 @@ def load(path: str | Path, model_class: type, config_class: type[BaseModel]):
             if about.get("model") != name:
                 raise WeightsError(f"{path} holds {about.get('model', 'an unknown model')}, not {name}")
             model = model_class(config_class.model_validate(about["config"]))
-            model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118: no dict
+            names = file.keys()
+            model.load_state_dict({key: file.get_tensor(key) for key in names})
     except FileNotFoundError:
-        raise WeightsError(f"{path} is missing: {name}.load needs a weights file, such as a run leaves") from None
+        raise WeightsError(
+            f"{path} is missing: {name}.load needs a weights file, such as a run leaves"
+        ) from None
     except (SafetensorError, OSError, KeyError, ValueError, ValidationError, RuntimeError) as error:
         raise WeightsError(f"{path} is no readable weights file of {name}: {in_one_line(error)}") from None
     return model.eval()

@@ -303,6 +303,7 @@ def test_bad_file_is_named(published, spoil):
 REAL = os.environ.get("HW2_DATA", "")
 
 
+@pytest.mark.real_data
 @pytest.mark.skipif(not (Path(REAL) / BATCHES).is_dir() or not REAL, reason="$HW2_DATA holds no CIFAR-10")
 def test_real_cifar10_has_its_known_statistics():
     """The real CIFAR-10 reads as 50,000 and 10,000 pictures of known means and class counts."""

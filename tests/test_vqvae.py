@@ -32,7 +32,9 @@ def kind(quantizer):
 # ---- the nearest code
 
 
-@given(count=st.integers(1, 3000), codes=st.integers(2, 70), dim=st.integers(1, 20), seed=st.integers(0, 2**31))
+@given(
+    count=st.integers(1, 3000), codes=st.integers(2, 70), dim=st.integers(1, 20), seed=st.integers(0, 2**31)
+)
 @settings(max_examples=25, deadline=None)
 def test_nearest_code_is_that_of_numpy(count, codes, dim, seed):
     """The blocked matrix product finds, to rounding, the nearest code that NumPy finds in float64 by brute force."""
@@ -107,7 +109,9 @@ def test_beta_weighs_the_encoder_term_only():
         torch.manual_seed(0)
         quantizer, x = VectorQuantizer(32, 8, beta), z_e(requires_grad=True)
         out = quantizer(x)
-        gradients.append(torch.autograd.grad(out.codebook_loss + out.commitment_loss, (x, quantizer.codebook)))
+        gradients.append(
+            torch.autograd.grad(out.codebook_loss + out.commitment_loss, (x, quantizer.codebook))
+        )
     torch.testing.assert_close(gradients[1][0], 2 * gradients[0][0])
     assert torch.equal(gradients[1][1], gradients[0][1])
     assert gradients[0][1].abs().sum() > 0
@@ -131,7 +135,9 @@ def test_losses_are_those_of_float64(quantizer):
     chosen = quantizer.codebook.detach().double().numpy()[out.codes.flatten()]
     error = ((vectors - chosen) ** 2).mean()
     assert out.commitment_loss.item() == pytest.approx(0.25 * error, rel=1e-5)
-    assert out.codebook_loss.item() == pytest.approx(error if kind(quantizer) == "VectorQuantizer" else 0, rel=1e-5)
+    assert out.codebook_loss.item() == pytest.approx(
+        error if kind(quantizer) == "VectorQuantizer" else 0, rel=1e-5
+    )
 
 
 # ---- the moving averages
@@ -307,12 +313,19 @@ def test_first_weights_depend_on_the_config_alone():
     torch.rand(10)
     other = VQVAE(VQVAEConfig(**SMALL)).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not torch.equal(VQVAE(VQVAEConfig(seed=1, **SMALL)).state_dict()["encoder.0.weight"], one["encoder.0.weight"])
+    assert not torch.equal(
+        VQVAE(VQVAEConfig(seed=1, **SMALL)).state_dict()["encoder.0.weight"], one["encoder.0.weight"]
+    )
 
 
 @pytest.mark.parametrize(
     ("wrong", "field"),
-    [({"commitment": -1}, "commitment"), ({"size": 30}, "size"), ({"codebok": "ema"}, "codebok"), ({"decay": 1}, "decay")],
+    [
+        ({"commitment": -1}, "commitment"),
+        ({"size": 30}, "size"),
+        ({"codebok": "ema"}, "codebok"),
+        ({"decay": 1}, "decay"),
+    ],
 )
 def test_wrong_config_is_refused(wrong, field):
     """A wrong value or an unknown name is an error that names the field."""
@@ -368,12 +381,19 @@ def test_gradients_of_the_path_in_use_are_those_of_float64(pictures, precision):
         z = plain.encoder(x)
         vectors = z.permute(0, 2, 3, 1).reshape(-1, 8)
         book = plain.quantizer.codebook
-        codes = model.encode(model.to_network(batch)).flatten()  # the same codes: near ties may fall either way
+        codes = model.encode(
+            model.to_network(batch)
+        ).flatten()  # the same codes: near ties may fall either way
         chosen = book[codes]
         commitment = 0.25 * (vectors - chosen.detach()).square().mean()
         z_q = (vectors + (chosen - vectors).detach()).view(len(batch), 8, 8, 8).permute(0, 3, 1, 2)
         reconstruction = (plain.decoder(z_q) - x).square().mean() / model.config.data_variance
-        (reconstruction + (chosen - vectors.detach()).square().mean() + commitment).backward()
+        codebook = (chosen - vectors.detach()).square().mean()
+        numbers, latents = (
+            3 * 32 * 32,
+            8 * 8 * 8,
+        )  # sums over a picture, as equation 3 has them, over half its numbers
+        (reconstruction + latents * (codebook + commitment) / (numbers / 2)).backward()
         model.step(batch)
         for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
             error = (ours.grad.double() - theirs.grad).norm() / (theirs.grad.norm() + 1e-12)
@@ -403,7 +423,12 @@ def test_training_learns(codebook):
     coarse = torch.rand(16, 3, 4, 4)
     smooth = (F.interpolate(coarse, size=32, mode="bilinear") * 255).to(torch.uint8)
     variance = float((smooth.double() / 255).var())
-    options = SMALL | {"hidden_channels": 32, "codebook": codebook, "data_variance": variance, "learning_rate": 3e-3}
+    options = SMALL | {
+        "hidden_channels": 32,
+        "codebook": codebook,
+        "data_variance": variance,
+        "learning_rate": 3e-3,
+    }
     model = VQVAE(VQVAEConfig(**options))
     model.setup(Machine(), total_steps=100)
     model.train()

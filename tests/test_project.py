@@ -1,0 +1,102 @@
+"""The project itself: what is published is what was run, and what is declared in two places agrees."""
+
+import csv
+import itertools
+import json
+import re
+import tomllib
+
+import pytest
+import torch
+import yaml
+
+from hw2lib import ROOT, data, experiments
+from hw2lib.vqvae import VQVAE
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_environment_agrees_with_pyproject():
+    """environment.yml holds Python, pip and the project with extras that exist, pinned by the same constraints."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == PROJECT["project"]["name"]
+    python, pip, packages = environment["dependencies"]
+    assert python.startswith("python=3.")
+    assert python.split("=")[1] == PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert pip == "pip"
+    constraints, project = packages["pip"]
+    assert (ROOT / constraints.removeprefix("-c ")).is_file()
+    extras = re.fullmatch(r"-e \.\[(.+)\]", project)[1].split(",")
+    assert set(extras) <= set(PROJECT["project"]["optional-dependencies"])
+    assert f".[{','.join(extras)}]" in (ROOT / "Makefile").read_text()
+
+
+def test_constraints_pin_all_that_is_declared():
+    """Every dependency has exactly one version in constraints.txt, which names no host and no path."""
+    text = (ROOT / "constraints.txt").read_text()
+    pins = dict(line.split(" ")[0].split("==") for line in text.splitlines() if "==" in line)
+    groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
+    for requirement in itertools.chain(*groups):
+        name = re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-")
+        assert name in {pin.lower().replace("_", "-") for pin in pins}, requirement
+    assert "://" not in text
+    assert "/" not in text
+
+
+def test_rooms_import_as_planned():
+    """Models, pictures' makers and figures know no other room; nothing imports the report."""
+    for room in ("vqvae", "toy", "figures"):
+        source = (ROOT / "hw2lib" / f"{room}.py").read_text()
+        assert set(re.findall(r"^(?:from|import) hw2lib(.*)$", source, re.M)) <= {" import weights"}, room
+    for path in (ROOT / "hw2lib").glob("*.py"):
+        if path.stem not in ("report", "__main__"):
+            assert not re.search(r"import .*\breport\b", path.read_text()), path.name
+
+
+def published():
+    return sorted((ROOT / "results").glob("*/metrics.json"))
+
+
+@pytest.mark.parametrize("path", published(), ids=lambda path: path.parent.name)
+def test_published_results_are_whole(path):
+    """Published results come from a finished run of a known commit and agree with their own history."""
+    provenance = json.loads((path.parent / "provenance.json").read_text())
+    assert re.fullmatch(r"[0-9a-f]{40}", provenance["commit"])
+    assert provenance["ended"] > provenance["started"]
+    config = json.loads((path.parent / "config.json").read_text())
+    steps = list(csv.DictReader((path.parent / "history.csv").open()))
+    assert [int(float(row["step"])) for row in steps] == list(range(1, config["steps"] + 1))
+
+
+def test_the_report_shows_the_published_numbers():
+    """The NMSE, PSNR, perplexity and codes of the published run stand in report.md as results/ has them."""
+    text = (ROOT / "report.md").read_text()
+    scores = json.loads((ROOT / "results" / "vqvae" / "metrics.json").read_text())
+    found = scores["reconstruction"]
+    for number in (f"{found['test_nmse']:.4f}", f"{found['test_mse']:.5f}", f"{found['test_psnr']:.2f}"):
+        assert number in text
+    assert f"{scores['use']['codes_used']} of 512 codes occur" in text
+    last = list(csv.DictReader((ROOT / "results" / "vqvae" / "epochs.csv").open()))[-1]
+    assert float(last["test_nmse"]) == pytest.approx(found["test_nmse"], rel=1e-5)
+    for name in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert (ROOT / name).is_file()
+
+
+def test_published_weights_load():
+    """The published network is the homework's, at its sizes."""
+    model = VQVAE.load(ROOT / "weights" / "vqvae.safetensors")
+    assert (model.config.num_codes, model.config.code_dim, model.config.commitment) == (512, 64, 0.25)
+    assert model.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 8)
+
+
+@pytest.mark.real_data
+def test_published_weights_give_the_published_numbers():
+    """On the real test pictures the published network scores what results/ says (skipped where they are not)."""
+    try:
+        pictures = data.cifar10(download=False)
+    except data.DataError as reason:
+        pytest.skip(str(reason))
+    found = experiments.evaluate_vqvae(VQVAE.load(ROOT / "weights" / "vqvae.safetensors"), pictures.test)
+    said = json.loads((ROOT / "results" / "vqvae" / "metrics.json").read_text())["reconstruction"]
+    for name in found:
+        assert found[name] == pytest.approx(said[name], rel=2e-3), name
