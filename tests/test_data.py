@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hw2lib import data, download
+from hw2lib import data, download, folders
 from hw2lib.data import Batches, DataError, Pictures, cifar10, folder, load, root_folder, toy_pictures
 
 BATCHES = "cifar-10-batches-bin"
@@ -509,16 +509,16 @@ def test_train_and_test_folders_are_the_split(tmp_path):
 def test_split_is_disjoint_complete_and_stable(tmp_path, count):
     """Every picture is in one set, neither is empty, about a tenth is for the test, by path alone."""
     path = album(tmp_path / "album", count, size=8)
-    train, test = data._split(path)
+    train, test = folders.split(path)
     assert len(train) + len(test) == count and not set(train) & set(test) and train and test
     assert len(test) <= max(1, count // 5)
     moved = path.rename(tmp_path / "elsewhere")
-    assert [[file.name for file in part] for part in data._split(moved)] == [
+    assert [[file.name for file in part] for part in folders.split(moved)] == [
         [file.name for file in part] for part in (train, test)
     ]
     if count == 120:  # with a few pictures the one that must be in a set can change
         (moved / train[0].name).unlink()
-        assert [file.name for file in data._split(moved)[1]] == [file.name for file in test]
+        assert [file.name for file in folders.split(moved)[1]] == [file.name for file in test]
 
 
 @pytest.mark.parametrize("for_test", [True, False])
@@ -528,7 +528,7 @@ def test_neither_set_is_empty_by_chance(tmp_path, for_test):
     names = [name for name, lot in lots.items() if (int(lot, 16) % 10 == 0) == for_test]
     for name in names[:2]:
         (tmp_path / name).touch()
-    assert [len(part) for part in data._split(tmp_path)] == [1, 1]
+    assert [len(part) for part in folders.split(tmp_path)] == [1, 1]
 
 
 def test_cache_is_used_and_outdated_by_a_change(tmp_path, monkeypatch):
@@ -536,8 +536,8 @@ def test_cache_is_used_and_outdated_by_a_change(tmp_path, monkeypatch):
     path = album(tmp_path / "album", 12)
     first = folder(path, 8)
     assert len(list((tmp_path / "root" / ".cache").iterdir())) == 1
-    read, opened = data.read_picture, []
-    monkeypatch.setattr(data, "read_picture", lambda file: opened.append(file) or read(file))
+    read, opened = folders.read_picture, []
+    monkeypatch.setattr(folders, "read_picture", lambda file: opened.append(file) or read(file))
     assert folder(path, 8).checksum == first.checksum and not opened
     changed = path / "003.png"
     before = changed.stat()
@@ -581,7 +581,7 @@ def test_large_arrays_are_mapped(tmp_path, monkeypatch):
     """Above the limit the cache is mapped, not read, gives the same pictures, and stays unchanged."""
     path = album(tmp_path / "album", 12)
     first = folder(path, 8)
-    monkeypatch.setattr(data, "LARGE", 100)
+    monkeypatch.setattr(folders, "LARGE", 100)
     monkeypatch.setattr(
         torch, "from_numpy", lambda array, really=torch.from_numpy: mapped.append(array) or really(array)
     )

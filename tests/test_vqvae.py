@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hw2lib import training, weights
-from hw2lib.vqvae import VQVAE, EMAVectorQuantizer, VectorQuantizer, VQVAEConfig, code_perplexity
+from hw2lib.quantizers import code_perplexity
+from hw2lib.vqvae import VQVAE, EMAVectorQuantizer, VectorQuantizer, VQVAEConfig
 
 SMALL = {"hidden_channels": 16, "residual_channels": 8, "num_codes": 32, "code_dim": 8}
 
