@@ -200,7 +200,7 @@ def toy_pictures(size: int, train: int = 4096, test: int = 512) -> Pictures:
 def _draw(count: int, size: int, seed: int) -> torch.Tensor:
     """The horses and then the zebras of one set of scenes, uint8 (count, 3, size, size)."""
     drawn = scenes((count + 1) // 2, size, seed)
-    return torch.cat([drawn.horses, drawn.zebras])[:count]
+    return torch.stack([drawn.horses, drawn.zebras], 1).flatten(0, 1)[:count]  # a horse, then its zebra
 
 
 # ---- a folder of one's own pictures

@@ -143,7 +143,8 @@ def provenance(run: Run) -> dict[str, str]:
 def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> dict[str, dict]:
     """UMAP of a codebook (K, D) and of Gaussian noise with its mean and spread in each dimension, as a control.
 
-    Euclidean, as the quantizer measures. {"codebook" | "noise": {n_neighbors: {"xy": (K, 2), "trustworthiness"}}};
+    Euclidean, as the quantizer measures. {"codebook" | "noise": {n_neighbors: {"xy" (K, 2), "trustworthiness",
+    "islands"}}};
     trustworthiness (Venna and Kaski 2001, 15 neighbours) is 1 where each point's neighbours on the map are its
     neighbours in the codebook, and about 0.5 where the map is drawn at random.
     """
@@ -158,8 +159,35 @@ def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> di
         for n_neighbors in sorted({min(n, len(vectors) // 2 - 1) for n in neighbours}):
             xy = umap.UMAP(n_neighbors=n_neighbors, random_state=seed, n_jobs=1).fit_transform(vectors)
             trust = trustworthiness(vectors, xy, n_neighbors=min(15, len(vectors) // 2 - 1))
-            maps[name][n_neighbors] = {"xy": xy, "trustworthiness": float(trust)}
+            maps[name][n_neighbors] = {
+                "xy": xy,
+                "trustworthiness": float(trust),
+                "islands": _islands(xy),
+            }
     return maps
+
+
+def _islands(xy: np.ndarray) -> int:
+    """Clusters of points (N, 2) that DBSCAN finds, on the scale of the points' own nearest neighbours."""
+    from sklearn.cluster import DBSCAN
+    from sklearn.neighbors import NearestNeighbors
+
+    nearest = NearestNeighbors(n_neighbors=1).fit(xy).kneighbors()[0]
+    found = DBSCAN(eps=max(4 * float(np.median(nearest)), 1e-9), min_samples=3).fit(xy).labels_
+    return len(set(found) - {-1})  # -1 are points of no cluster
+
+
+def map_numbers(maps: dict[str, dict]) -> dict[str, dict]:
+    """codebook_maps without the points: trustworthiness and islands of each map."""
+    return {
+        name: {n: {key: value for key, value in found.items() if key != "xy"} for n, found in by_n.items()}
+        for name, by_n in maps.items()
+    }
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's r of two series (N,)."""
+    return float(np.corrcoef(one.numpy(), other.numpy())[0, 1])
 
 
 def save_maps(path: Path, maps: dict[str, dict], counts: np.ndarray) -> None:

@@ -42,6 +42,14 @@ def mean_squared_error(pictures: Tensor, others: Tensor) -> float:
     return total / pictures.numel() / 255**2
 
 
+def roughness(pictures: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels, 0 to 255, of uint8 pictures (N, 3, H, W): float64 (N,)."""
+    values = pictures.int()
+    across = values.diff(dim=3).abs().double().mean((1, 2, 3))
+    down = values.diff(dim=2).abs().double().mean((1, 2, 3))
+    return (across + down) / 2
+
+
 def simple_codecs(train: Tensor, test: Tensor) -> dict[str, float]:
     """MSE on the [0, 1] scale of codecs that anybody could write, to see a learnt one's number between two ends.
 

@@ -53,7 +53,27 @@ def test_squared_errors_are_exact():
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_simple_codecs_are_ordered(pictures):
+def test_islands_are_counted():
+    """Three separate heaps of points are three islands, at any scale."""
+    random = np.random.default_rng(0)
+    heaps = random.normal(size=(3, 40, 2))
+    heaps[:, :, 0] += [[0], [50], [100]]
+    heaps = heaps.reshape(120, 2)
+    for scale in (0.01, 1, 100):
+        assert experiments._islands(scale * heaps) == 3
+
+
+def test_roughness_of_known_pictures():
+    """A constant picture has roughness 0, a chessboard of 0 and 200 has 200, vertical stripes half of that."""
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 200
+    stripes = (torch.arange(8) % 2 * 200).expand(8, 8)
+    pictures = (
+        torch.stack([torch.full((8, 8), 9), board, stripes])[:, None].expand(3, 3, 8, 8).to(torch.uint8)
+    )
+    assert metrics.roughness(pictures).tolist() == [0, 200, 100]
+
+
+def test_simple_codecs_are_ordered():
     """On smooth pictures more bits help: the mean picture is worse than 4 x 4 thumbnails, those than 8 x 8 ones."""
     coarse = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255
     smooth = torch.nn.functional.interpolate(coarse, size=32, mode="bilinear").to(torch.uint8)
@@ -99,6 +119,7 @@ def test_trustworthiness_tells_structure_from_noise(tmp_path):
     assert list(maps["codebook"]) == [5, 47]
     for n in maps["codebook"]:
         assert maps["codebook"][n]["xy"].shape == (96, 2)
+        assert maps["codebook"][n]["islands"] >= 1
         assert maps["codebook"][n]["trustworthiness"] > maps["noise"][n]["trustworthiness"] + 0.05
     experiments.save_maps(tmp_path / "umap.csv", maps, np.arange(96))
     lines = (tmp_path / "umap.csv").read_text().splitlines()
