@@ -267,8 +267,14 @@ class Batches:
         """The batches of an epoch from step `skip` on, each uint8 (B, 3, H, W) on the device.
 
         Process `rank` of `world_size` gets every `world_size`-th picture of each batch, from the `rank`-th
-        on: together they see what one alone would see. A share of a short last batch can be empty.
+        on: together they see what one alone would see. Raises DataError if the last batch has fewer pictures than
+        there are processes.
         """
+        last = len(self.pictures) % self.batch_size
+        if 0 < last < world_size:
+            raise DataError(
+                f"the last batch has {last} pictures for {world_size} processes: change the batch size"
+            )
         if (
             self.pictures.nbytes <= folders.LARGE
         ):  # a larger array may be mapped from the disk and not fit the device

@@ -47,10 +47,10 @@ def evaluate_vqvae(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> dic
 
 
 def encode_pictures(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> Tensor:
-    """Codes, int16 (N, h, w), of uint8 pictures (N, 3, H, W)."""
+    """Codes, int32 (N, h, w), of uint8 pictures (N, 3, H, W)."""
     device = model.quantizer.counts.device
     batches = (model.encode(model.to_network(batch.to(device))) for batch in pictures.split(batch_size))
-    return torch.cat([codes.to(torch.int16).cpu() for codes in batches])
+    return torch.cat([codes.to(torch.int32).cpu() for codes in batches])
 
 
 def reconstruct(model: VQVAE, pictures: Tensor) -> Tensor:

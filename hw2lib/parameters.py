@@ -32,7 +32,7 @@ class VQVAEParameters(MachineParameters):
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(128, ge=1)
     learning_rate: float = 1e-3
-    num_codes: int = 512
+    num_codes: int = Field(512, ge=8)  # fewer cannot be mapped by UMAP
     code_dim: int = 64
     commitment: float = 0.25
     codebook: str = "ema"

@@ -662,7 +662,7 @@ def test_skip_gives_the_tail(skip):
     assert all(torch.equal(one, other) for one, other in zip(tail, whole[skip:], strict=True))
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 8])
+@pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_ranks_share_the_batch_of_one_process(world_size):
     """Interleaved, the shares of all ranks are the batch of a single process, mirroring included."""
     batches = Batches(numbered(53), 12, seed=3)
@@ -672,6 +672,12 @@ def test_ranks_share_the_batch_of_one_process(world_size):
         for rank in range(world_size):
             together[rank::world_size] = shares[rank][step]
         assert torch.equal(together, alone)
+
+
+def test_a_batch_too_small_to_share_is_said():
+    """A last batch with fewer pictures than processes is refused before the first step, in one line."""
+    with pytest.raises(DataError, match="the last batch has 1 pictures for 2 processes"):
+        next(Batches(numbered(25), 12, seed=0)(0, rank=1, world_size=2))
 
 
 def test_mirroring_is_left_to_right_half_the_time_and_drawn_anew():
