@@ -111,21 +111,23 @@ def test_two_runs_are_equal(bytes_, tmp_path):
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 8])
-def test_stopped_anywhere_it_resumes_to_the_same_bits(bytes_, tmp_path, monkeypatch, stop_at):
-    """SIGTERM after any step, then the same call: history, evaluations and weights equal those of an unbroken run."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_anywhere_it_resumes_to_the_same_bits(bytes_, tmp_path, monkeypatch, stop_at, number):
+    """A signal after any step, then the same call: history, evaluations and weights equal those of an unbroken run."""
+    handler = signal.getsignal(number)
     whole = contents(fit(bytes_, tmp_path / "whole")[0])
     step, taken = VQVAE.step, []
 
     def interrupted(self, batch):
         taken.append(1)
         if len(taken) == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return step(self, batch)
 
     monkeypatch.setattr(VQVAE, "step", interrupted)
     with pytest.raises(training.Stopped, match=f"after step {stop_at} of 9"):
         fit(bytes_, tmp_path / "broken")
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(number) == handler
     run, _ = fit(bytes_, tmp_path / "broken")
     assert contents(run) == whole
     assert [found["step"] for found in run.provenance["resumed"]] == [stop_at]
