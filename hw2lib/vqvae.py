@@ -45,7 +45,7 @@ class VQVAEConfig(BaseModel):
     decay: float = Field(0.95, gt=0, lt=1)  # of the moving averages; at 0.99 they lag behind a fast encoder
     kmeans_init: bool = True  # start the codebook on the first batch's encoder outputs
     restart_dead: bool = True  # move codes that are hardly used onto random encoder outputs
-    learning_rate: float = Field(1e-3, gt=0)  # of Adam, at its peak
+    learning_rate: float = Field(2e-3, gt=0)  # of Adam, at its peak
     schedule: Literal["constant", "cosine"] = "cosine"  # cosine: 2 % warm-up, then to 0 at the last step
     seed: int = Field(0, ge=0)
 

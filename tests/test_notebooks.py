@@ -82,6 +82,17 @@ def test_presets_fit_their_notebook(path):
     parameters.given(KINDS[path.stem], yaml.safe_load(path.read_text()))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
+def test_the_defaults_are_the_quick_preset(path):
+    """A notebook opened and run as it is does what `make report` does."""
+    import yaml
+
+    preset = yaml.safe_load(
+        (ROOT / "notebooks" / "presets" / "quick" / path.with_suffix(".yaml").name).read_text()
+    )
+    assert parameters.given(KINDS[path.stem], preset) == KINDS[path.stem]()
+
+
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """The whole report, built with the smoke preset."""
