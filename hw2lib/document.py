@@ -222,7 +222,7 @@ def protect_maths(markdown: str) -> str:
 def provenance_section(notebooks: dict[str, NotebookNode]) -> list[str]:
     """The heading "Provenance" and a table for each `show.provenance`, or nothing if there was none."""
     tables = [
-        f"**Table {_note(output)['number']}.** The run of `{name}`.\n\n{output.data['text/markdown']}"
+        f"**Table {_note(output)['number']}.** The run `{_note(output)['provenance'].get('run', 'shown')}` of `{name}`.\n\n{output.data['text/markdown']}"
         for name, notebook in notebooks.items()
         for _, output in _shown({name: notebook})
         if "provenance" in _note(output)

@@ -156,8 +156,8 @@ def test_numbers(markdown):
     assert re.findall(r"^\*\*(Table \d+)\.\*\* (.*)$", markdown, re.MULTILINE) == [
         ("Table 1", "Losses, one seed."),
         ("Table 2", "Of the second part."),
-        ("Table 3", "The run of `01_sample.ipynb`."),
-        ("Table 4", "The run of `02_other.ipynb`."),
+        ("Table 3", "The run `shown` of `01_sample.ipynb`."),
+        ("Table 4", "The run `shown` of `02_other.ipynb`."),
     ]
 
 
