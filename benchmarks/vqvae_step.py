@@ -1,4 +1,4 @@
-"""One VQ-VAE training step beside the plain implementation, alternating in one run: python benchmarks/vqvae_step.py
+"""One VQ-VAE training step beside the plain implementation, in turn in one run: python benchmarks/vqvae_step.py
 
 Plain is what the well-known notebooks do, with the same layers and loss: float32, contiguous tensors, one-hot
 quantizer, and a DataLoader that opens each picture as a PIL image. Ours is what `hw2lib.training` runs: the batch by
@@ -6,6 +6,7 @@ index, bf16 where the machine computes in it, channels-last, distances in blocks
 random bytes in CIFAR-10's shape: their content does not change the work. Prints medians and the ratio of the medians.
 """
 
+import multiprocessing
 import resource
 import statistics
 import time
@@ -85,6 +86,7 @@ def plain_steps(config: VQVAEConfig, pictures: torch.Tensor, batch_size: int):
 
 
 def our_steps(config: VQVAEConfig, pictures: torch.Tensor, batch_size: int, precision: str):
+    training.keep_freed_memory()
     model = VQVAE(config)
     fabric = training.machine("cpu", precision)
     model.setup(fabric, total_steps=10_000)
@@ -95,10 +97,22 @@ def our_steps(config: VQVAEConfig, pictures: torch.Tensor, batch_size: int, prec
             yield
 
 
-def timed(steps) -> float:
-    began = time.perf_counter()
-    next(steps)
-    return time.perf_counter() - began
+def contestant(name: str, batch_size: int, precision: str, orders) -> None:
+    """A process that takes a step whenever it is told to, and answers with its seconds; at the end, with its memory."""
+    random = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (20 * batch_size, 3, 32, 32), dtype=torch.uint8, generator=random)
+    config = VQVAEConfig()
+    plain = name == "plain"
+    steps = (
+        plain_steps(config, pictures, batch_size)
+        if plain
+        else our_steps(config, pictures, batch_size, precision)
+    )
+    while orders.recv():
+        began = time.perf_counter()
+        next(steps)
+        orders.send(time.perf_counter() - began)
+    orders.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
 @click.command(help=__doc__)
@@ -106,27 +120,30 @@ def timed(steps) -> float:
 @click.option("--batch-size", default=256, show_default=True)
 @click.option("--precision", default="auto", show_default=True)
 def main(steps: int, batch_size: int, precision: str) -> None:
-    random = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (20 * batch_size, 3, 32, 32), dtype=torch.uint8, generator=random)
-    contestants = {
-        "plain": plain_steps(VQVAEConfig(), pictures, batch_size),
-        "ours": our_steps(VQVAEConfig(), pictures, batch_size, precision),
-    }
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for contestant in contestants.values():
-        for _ in range(3):
-            next(contestant)
-    training.keep_freed_memory()  # a setting of the process: the plain one has it too, which is in its favour
-    for _ in range(steps):
-        for name, contestant in contestants.items():
-            times[name].append(timed(contestant))
+    # A process each, since memory settings are a process's; while one steps the other waits for its turn.
+    context = multiprocessing.get_context("spawn")
+    times: dict[str, list[float]] = {"plain": [], "ours": []}
+    lines, processes = {}, []
+    for name in times:
+        lines[name], end = context.Pipe()
+        process = context.Process(target=contestant, args=(name, batch_size, precision, end), daemon=True)
+        process.start()
+        processes.append(process)
+    for turn in range(3 + steps):
+        for name, line in lines.items():
+            line.send(True)
+            seconds = line.recv()
+            if turn >= 3:
+                times[name].append(seconds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, values in times.items():
-        print(f"{name:6} median {medians[name]:.3f} s  (min {min(values):.3f}, max {max(values):.3f})")
-    print(
-        f"ratio  {medians['plain'] / medians['ours']:.2f}, batch {batch_size}, {torch.get_num_threads()} threads"
-    )
-    print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+        lines[name].send(False)
+        print(
+            f"{name:6} median {medians[name]:.3f} s  (min {min(values):.3f}, max {max(values):.3f})  "
+            f"peak memory {lines[name].recv():.2f} GiB"
+        )
+    ratio = medians["plain"] / medians["ours"]
+    print(f"ratio  {ratio:.2f}, batch {batch_size}, {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":
