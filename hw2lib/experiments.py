@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hw2lib import data, metrics, training
 from hw2lib.parameters import VQVAEParameters, make
+from hw2lib.progress import duration
 from hw2lib.runs import Run, write_whole
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
@@ -135,7 +136,7 @@ def provenance(run: Run) -> dict[str, str]:
         "machine": f"{made['device']}, {made['processes']} process, {made['threads']} threads, precision {made['precision']}",
         "software": f"Python {made['python']}, "
         + ", ".join(f"{name} {v}" for name, v in made["versions"].items()),
-        "time": f"{made['started']} to {made['ended']}, {made['seconds'] / 60:.1f} minutes of training, "
+        "time": f"{made['started']} to {made['ended']}, {duration(made['seconds'])} of training, "
         f"resumed {len(made.get('resumed', []))} times",
     }
 
