@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hw2lib.quantizers import code_perplexity
+
 
 def psnr(mse: float) -> float:
     """Peak signal-to-noise ratio in dB of a mean squared error on the [0, 1] scale; infinite at 0."""
@@ -13,9 +15,8 @@ def psnr(mse: float) -> float:
 
 
 def perplexity(counts: Tensor) -> float:
-    """Effective number of equally used codes: exp of the entropy of counts (K,), 1 to K. In float64."""
-    probabilities = counts.double() / counts.sum()
-    return float(torch.special.entr(probabilities).sum().exp())
+    """Effective number of equally used codes, 1 to K, for counts (K,) of a whole set: in float64."""
+    return float(code_perplexity(counts.double()))
 
 
 def perplexity_by_batch(codes: Tensor, num_codes: int, sizes: list[int]) -> dict[int, float]:

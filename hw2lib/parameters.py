@@ -29,8 +29,8 @@ class VQVAEParameters(MachineParameters):
 
     dataset: str = Field("toy", min_length=1)
     size: int = 32
-    epochs: int = Field(15, ge=1)
-    batch_size: int = Field(128, ge=1)
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(64, ge=1)
     learning_rate: float = 2e-3
     num_codes: int = Field(512, ge=8)  # fewer cannot be mapped by UMAP
     code_dim: int = 64

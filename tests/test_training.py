@@ -39,6 +39,22 @@ def fit(bytes_, folder, *, epochs=3, model=None, **options):
     return run, model
 
 
+def write_script(folder, config, training_call):
+    """A script that makes `pictures` and `model` and then makes the call, for tests that need processes of their own."""
+    start = f"""
+        import sys, torch
+        torch.set_num_threads(1)
+        from hw2lib import data, experiments, training
+        from hw2lib.vqvae import VQVAE, VQVAEConfig
+        generator = torch.Generator().manual_seed(5)
+        pictures = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8, generator=generator)
+        model = VQVAE(VQVAEConfig(**{config!r}))
+        """
+    script = folder / "train.py"
+    script.write_text(textwrap.dedent(start) + textwrap.dedent(training_call))
+    return script
+
+
 def contents(run):
     """What must be equal between an interrupted and an uninterrupted run."""
     return {
@@ -137,21 +153,15 @@ def test_stopped_anywhere_it_resumes_to_the_same_bits(bytes_, tmp_path, monkeypa
 @pytest.mark.slow
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
     """A training killed by SIGKILL again and again, at moments nobody chose, ends with the bits of an unbroken one."""
-    script = tmp_path / "train.py"
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import sys, torch
-            torch.set_num_threads(1)
-            from hw2lib import data, experiments, training
-            from hw2lib.vqvae import VQVAE, VQVAEConfig
-            pictures = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
-            model = VQVAE(VQVAEConfig(**{SMALL!r}))
-            training.fit(model, data.Batches(pictures, 4, seed=0), epochs=12, name="small", runs=sys.argv[1], device="cpu",
-                         precision="32", checkpoint_minutes=0,
-                         evaluate=lambda: experiments.evaluate_vqvae(model, pictures[:8]))
-            """
+    script = write_script(
+        tmp_path,
+        SMALL,
+        """
+        training.fit(
+            model, data.Batches(pictures, 4, seed=0), epochs=12, name="small", runs=sys.argv[1], device="cpu",
+            precision="32", checkpoint_minutes=0, evaluate=lambda: experiments.evaluate_vqvae(model, pictures[:8]),
         )
+        """,
     )
     environment = os.environ | {"PYTHONPATH": str(Path(runs.__file__).parents[1])}
     command = [sys.executable, str(script)]
@@ -282,20 +292,15 @@ def test_a_length_is_needed_once(bytes_, tmp_path, length):
 @pytest.mark.slow
 def test_several_processes_train_the_same_network(tmp_path):
     """Two processes that share each batch end, to rounding, with the codebook and weights of one."""
-    script = tmp_path / "train.py"
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import sys, torch
-            torch.set_num_threads(1)
-            from hw2lib import data, training
-            from hw2lib.vqvae import VQVAE, VQVAEConfig
-            pictures = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
-            model = VQVAE(VQVAEConfig(**{SMALL!r}, kmeans_init=False, restart_dead=False))
-            training.fit(model, data.Batches(pictures, 8, seed=0), epochs=2, name="small", runs=sys.argv[1], device="cpu",
-                         precision="32")
-            """
+    script = write_script(
+        tmp_path,
+        SMALL | {"kmeans_init": False, "restart_dead": False},
+        """
+        training.fit(
+            model, data.Batches(pictures, 8, seed=0), epochs=2, name="small", runs=sys.argv[1], device="cpu",
+            precision="32",
         )
+        """,
     )
     environment = os.environ | {"PYTHONPATH": str(Path(runs.__file__).parents[1])}
     subprocess.run([sys.executable, script, tmp_path / "one"], env=environment, check=True)
