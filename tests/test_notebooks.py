@@ -183,6 +183,42 @@ def test_wrong_parameters_fail_in_the_second_cell(words, message, tmp_path):
     assert not list(tmp_path.glob("vqvae-*"))
 
 
+def command_line(*words, runs):
+    environment = os.environ | {"HW2_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "hw2lib", *words], capture_output=True, text=True, env=environment, cwd=runs
+    )
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_the_notebooks_run(smoke):
+    """`python -m hw2lib train` asks for the run that the notebook asks for: here it is finished and loaded."""
+    done = command_line("train", "vqvae", "--preset", "smoke", runs=smoke / "runs")
+    assert done.returncode == 0, done.stderr
+    assert "loaded from vqvae-" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "vqvae", "-p", "epoch=3"], "ParameterError: no parameter epoch: did you mean epochs?"),
+        (
+            ["train", "vqvae", "--preset", "huge"],
+            "ParameterError: no preset huge: say smoke, quick, cpu or full",
+        ),
+        (["train", "vqgan"], "Error: Invalid value for"),
+        (["publish", "--out", "nowhere"], "ReportError: nowhere holds no report.md: build the report first"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(words, message, tmp_path):
+    """A wrong word on the command line is one clear line on standard error and a failure, with no traceback."""
+    done = command_line(*words, runs=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # ---- the README
 
 
