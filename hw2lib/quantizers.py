@@ -27,6 +27,11 @@ def code_perplexity(counts: Tensor) -> Tensor:
     return torch.special.entr(probabilities).sum().exp()  # entr(p) = -p log p, and 0 at p = 0
 
 
+def as_vectors(z_e: Tensor) -> Tensor:
+    """The vectors of maps (B, D, H, W), row by row: float32 (B H W, D). No copy in channels-last layout."""
+    return z_e.float().permute(0, 2, 3, 1).reshape(-1, z_e.shape[1])
+
+
 def _sum_over_processes(tensor: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(tensor)
@@ -71,12 +76,12 @@ class _Quantizer(nn.Module):
             z_e.device.type, enabled=False
         ):  # 8 bits of mantissa cannot tell near codes apart
             batch, _, height, width = z_e.shape
-            vectors = z_e.float().permute(0, 2, 3, 1).reshape(-1, self.code_dim)  # (N, D), N = B H W
+            vectors = as_vectors(z_e)  # (N, D), N = B H W
             codes = self.nearest(vectors.detach())  # (N,)
             quantized = F.embedding(codes, self.codebook)  # (N, D)
             codebook_loss = self.codebook_loss(vectors, quantized)
             commitment_loss = self.commitment * F.mse_loss(vectors, quantized.detach())
-            uses = _sum_over_processes(torch.bincount(codes, minlength=self.num_codes).float())  # (K,)
+            uses = self._uses(codes)  # (K,)
             if self.training:
                 with torch.no_grad():
                     self.counts.lerp_(uses, 1 - self.decay)
@@ -92,11 +97,11 @@ class _Quantizer(nn.Module):
     @torch.no_grad()
     def start_from(self, z_e: Tensor, iterations: int = 10) -> None:
         """Set the codebook to the k-means centres of encoder outputs z_e (B, D, H, W), and the counts to 1."""
-        vectors = z_e.float().permute(0, 2, 3, 1).reshape(-1, self.code_dim)  # (N, D)
+        vectors = as_vectors(z_e)  # (N, D)
         self._move_codes(torch.ones_like(self.counts, dtype=torch.bool), self._random_rows(vectors), 1.0)
         for _ in range(iterations):
             codes = self.nearest(vectors)
-            uses = _sum_over_processes(torch.bincount(codes, minlength=self.num_codes).float())
+            uses = self._uses(codes)
             centres = self._sum_by_code(vectors, codes) / uses.clamp(min=1)[:, None]
             self._move_codes(uses > 0, centres, 1.0)
 
@@ -111,6 +116,9 @@ class _Quantizer(nn.Module):
         if len(rows) < self.num_codes:
             rows = torch.randint(len(vectors), (self.num_codes,), device=vectors.device)
         return _same_on_all_processes(vectors[rows])
+
+    def _uses(self, codes: Tensor) -> Tensor:
+        return _sum_over_processes(torch.bincount(codes, minlength=self.num_codes).float())  # (K,)
 
     def _sum_by_code(self, vectors: Tensor, codes: Tensor) -> Tensor:
         sums = vectors.new_zeros(self.num_codes, self.code_dim)

@@ -25,7 +25,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import load_file
 
 from hw2lib import Problem, weights
 from hw2lib.progress import Progress, duration
@@ -74,8 +73,12 @@ def machine(device: str = "auto", precision: str = "auto") -> Fabric:
 def _computes_bf16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return device == "cpu" and bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+    return device == "cpu" and bool(_processor().get("avx512_bf16") or _processor().get("amx_bf16"))
+
+
+def _processor() -> dict:
+    """What torch knows of the CPU; older versions do not tell."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def keep_freed_memory() -> None:
@@ -127,7 +130,7 @@ def fit(
     }
     run = Run(name, config | {"steps": total}, runs)
     if run.finished:
-        model.load_state_dict(load_file(run.weights))
+        weights.load_into(model, run.weights)
         model.eval()
         print(f"{name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
         return run
@@ -144,7 +147,7 @@ def fit(
 
     with _first_process_only(fabric, run.begin()), _signals() as caught:
         model.setup(fabric, total)
-        step, seconds = _resume(model, run, fabric)
+        step, seconds = _resume(model, run, fabric, precision)
         progress = Progress(name, total, step, quiet=not fabric.is_global_zero)
         recorder = _Recorder(run, fabric)
         began = saved = time.monotonic()
@@ -202,7 +205,7 @@ def _state(model) -> dict:
     }
 
 
-def _resume(model, run: Run, fabric: Fabric) -> tuple[int, float]:
+def _resume(model, run: Run, fabric: Fabric, precision: str) -> tuple[int, float]:
     """Bring model and tables to the last checkpoint; returns its step and the seconds trained so far, or 0, 0."""
     state = run.load_checkpoint()
     if state is not None:
@@ -220,7 +223,7 @@ def _resume(model, run: Run, fabric: Fabric) -> tuple[int, float]:
             "device": _device_name(fabric.device),
             "processes": fabric.world_size,
             "threads": torch.get_num_threads(),
-            "precision": next(s for s, long in PRECISIONS.items() if fabric._precision.precision == long),
+            "precision": precision,
             "seed": model.config.seed,
             "data": run.config["data"],
         }
@@ -238,8 +241,7 @@ def _resume(model, run: Run, fabric: Fabric) -> tuple[int, float]:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return f"{device.type} {abilities.get('cpu_name', platform.processor())}".strip()
+    return f"{device.type} {_processor().get('cpu_name', platform.processor())}".strip()
 
 
 def _seed(*numbers: int) -> None:

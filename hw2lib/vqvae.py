@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from hw2lib import weights
-from hw2lib.quantizers import EMAVectorQuantizer, Quantized, VectorQuantizer
+from hw2lib.quantizers import EMAVectorQuantizer, Quantized, VectorQuantizer, as_vectors
 
 __all__ = ["VQVAE", "EMAVectorQuantizer", "Quantized", "VQVAEConfig", "VectorQuantizer"]
 
@@ -139,8 +139,8 @@ class VQVAE(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Codes (B, H / 4, W / 4), int64, of x (B, 3, H, W) in [-0.5, 0.5]."""
-        z_e = self.encoder(x).float()
-        codes = self.quantizer.nearest(z_e.permute(0, 2, 3, 1).reshape(-1, self.config.code_dim))
+        z_e = self.encoder(x)
+        codes = self.quantizer.nearest(as_vectors(z_e))
         return codes.view(len(x), *z_e.shape[2:])
 
     @torch.no_grad()

@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -32,19 +34,36 @@ def save(model, path: str | Path) -> None:
 
 def load(path: str | Path, model_class: type, config_class: type[BaseModel]):
     """The model of a file written by `save`, in eval mode on the CPU. Raises WeightsError."""
+    with _open(path, model_class) as (file, config):
+        model = model_class(config_class.model_validate(config))
+        _fill(model, file)
+    return model.eval()
+
+
+def load_into(model, path: str | Path) -> None:
+    """Give a model of the same config the weights of a file written by `save`. Raises WeightsError."""
+    with _open(path, type(model)) as (file, _):
+        _fill(model, file)
+
+
+def _fill(model, file) -> None:
+    names = file.keys()
+    model.load_state_dict({key: file.get_tensor(key) for key in names})
+
+
+@contextmanager
+def _open(path: str | Path, model_class: type) -> Iterator[tuple]:
+    """The file and the config in it; whatever is wrong with it in this block becomes a WeightsError of one line."""
     name = model_class.__name__
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(KEY, "{}"))
             if about.get("model") != name:
                 raise WeightsError(f"{path} holds {about.get('model', 'an unknown model')}, not {name}")
-            model = model_class(config_class.model_validate(about["config"]))
-            names = file.keys()
-            model.load_state_dict({key: file.get_tensor(key) for key in names})
+            yield file, about["config"]
     except FileNotFoundError:
         raise WeightsError(
             f"{path} is missing: {name}.load needs a weights file, such as a run leaves"
         ) from None
-    except (SafetensorError, OSError, KeyError, ValueError, ValidationError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} is no readable weights file of {name}: {in_one_line(error)}") from None
-    return model.eval()

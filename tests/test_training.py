@@ -101,6 +101,15 @@ def test_a_finished_run_is_loaded(bytes_, tmp_path, capsys, monkeypatch):
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
+def test_damaged_weights_of_a_finished_run_are_one_clear_line(bytes_, tmp_path):
+    """A finished run whose weights file is torn is refused in one line that names the file."""
+    run, _ = fit(bytes_, tmp_path)
+    run.weights.write_bytes(run.weights.read_bytes()[:1000])
+    with pytest.raises(training.weights.WeightsError, match="is no readable weights file of VQVAE") as caught:
+        fit(bytes_, tmp_path)
+    assert str(run.weights) in str(caught.value)
+
+
 def test_another_config_is_another_folder(bytes_, tmp_path):
     """Model, batches, data and length change the folder; machine choices do not."""
     folders = {fit(bytes_, tmp_path, epochs=1)[0].folder}
