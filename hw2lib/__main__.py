@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 import yaml
 
-from hw2lib import ROOT, Problem, experiments, parameters, training
+from hw2lib import ROOT, Problem, experiments, parameters, training, translation
+from hw2lib.cyclegan import CycleGAN
 from hw2lib.vqvae import VQVAE
 
 PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
@@ -38,7 +39,7 @@ def publish(out: str) -> None:
 
 
 @main.command()
-@click.argument("model", type=click.Choice(["vqvae"]))
+@click.argument("model", type=click.Choice(["cyclegan", "vqvae"]))
 @PRESET
 @DATA
 @click.option(
@@ -46,14 +47,22 @@ def publish(out: str) -> None:
 )
 def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ...]) -> None:
     """Train as the notebook would, into the same run folder, which the notebook then loads."""
-    path = ROOT / "notebooks" / "presets" / preset / "02_vqvae.yaml"
+    number, kind = {
+        "cyclegan": ("01", parameters.CycleGANParameters),
+        "vqvae": ("02", parameters.VQVAEParameters),
+    }[model]
+    path = ROOT / "notebooks" / "presets" / preset / f"{number}_{model}.yaml"
     if not path.is_file():
         raise parameters.ParameterError(f"no preset {preset}: say smoke, quick, cpu or full")
-    asked = parameters.given(parameters.VQVAEParameters, yaml.safe_load(path.read_text()), changes)
+    asked = parameters.given(kind, yaml.safe_load(path.read_text()), changes)
     if data_root:
         asked = asked.model_copy(update={"data_root": str(Path(data_root).resolve())})
-    config, pictures = experiments.vqvae_setup(asked)
-    run = experiments.train_vqvae(VQVAE(config), pictures, asked)
+    if model == "cyclegan":
+        config, domains = translation.cyclegan_setup(asked)
+        run = translation.train_cyclegan(CycleGAN(config), domains, asked)
+    else:
+        config, pictures = experiments.vqvae_setup(asked)
+        run = experiments.train_vqvae(VQVAE(config), pictures, asked)
     click.echo(run.folder)
 
 

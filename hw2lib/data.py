@@ -116,16 +116,17 @@ def _check_size(size: int) -> None:
         raise DataError(f"size {size!r}: give a whole number of pixels, {SMALLEST_SIDE} or more")
 
 
-def _checksum(train: torch.Tensor, test: torch.Tensor) -> str:
+def checksum(*sets: torch.Tensor) -> str:
+    """16 hex digits over the shapes and pixels of picture arrays, in this order."""
     digest = hashlib.sha256()
-    for pictures in (train, test):
+    for pictures in sets:
         digest.update(str(tuple(pictures.shape)).encode())
         digest.update(pictures.contiguous().numpy())
     return digest.hexdigest()[:16]
 
 
 def _pictures(name: str, train: torch.Tensor, test: torch.Tensor, **labels) -> Pictures:
-    return Pictures(name, train, test, _checksum(train, test), **labels)
+    return Pictures(name, train, test, checksum(train, test), **labels)
 
 
 # ---- CIFAR-10
@@ -230,6 +231,12 @@ def folder(path: str | Path, size: int, cache: str | Path | None = None) -> Pict
 # ---- batches
 
 
+def generator(*numbers: int) -> torch.Generator:
+    """Random numbers for a seed and what else is given, mixed by a digest as sums would coincide."""
+    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
 class Batches:
     """Shuffled, mirrored batches of one picture array, for training.
 
@@ -280,11 +287,11 @@ class Batches:
         ):  # a larger array may be mapped from the disk and not fit the device
             self.pictures = self.pictures.to(device)
         home = self.pictures.device
-        order = torch.randperm(len(self.pictures), generator=self._generator(epoch))
+        order = torch.randperm(len(self.pictures), generator=generator(self.seed, epoch))
         for step in range(skip, len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             # Drawn for the whole batch before it is shared out, so that it is the same for any world_size.
-            mirrored = torch.rand(len(chosen), generator=self._generator(epoch, step)) < 0.5
+            mirrored = torch.rand(len(chosen), generator=generator(self.seed, epoch, step)) < 0.5
             mine = chosen[rank::world_size].to(home)
             # index_select and index_copy_ are several times as fast as [] and where on bytes.
             batch = self.pictures.index_select(0, mine).to(device)  # (B, 3, H, W)
@@ -292,8 +299,3 @@ class Batches:
                 rows = mirrored[rank::world_size].nonzero().flatten().to(device)
                 batch.index_copy_(0, rows, batch.index_select(0, rows).flip(-1))
             yield batch
-
-    def _generator(self, *numbers: int) -> torch.Generator:
-        """Random numbers for the seed and these numbers, mixed by a digest as sums would coincide."""
-        digest = hashlib.sha256(" ".join(map(str, (self.seed, *numbers))).encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

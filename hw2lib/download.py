@@ -10,16 +10,19 @@ import errno
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import sys
 import tarfile
 import urllib.error
 import urllib.request
+import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tqdm.auto import tqdm
 
@@ -28,6 +31,8 @@ from hw2lib.progress import somebody_watches
 
 TIMEOUT = 30  # seconds without a byte before the network is given up
 CHUNK = 1 << 18  # bytes read at a time
+# What is raised on reading a damaged archive; the last two by zipfile, on methods and names that cannot be.
+DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 class DataError(Problem):
@@ -174,21 +179,55 @@ def unpack_tar(path: Path, target: Path, names: Iterable[str]) -> None:
     No other member is looked at and no path of the archive is used for writing, so an archive cannot place
     a file, a link or a device anywhere. Raises DataError if a file is missing or the archive is damaged.
     """
+    with _whole_or_not_at_all(path, target) as building, tarfile.open(path) as archive:
+        # Where a name occurs twice the last one counts, as with every tar.
+        members = {member.name.removeprefix("./"): member for member in archive if member.isreg()}
+        for name in names:
+            member = members.get(f"{target.name}/{name}")
+            if member is None:
+                raise DataError(f"{path} holds no file {target.name}/{name}: delete it and run again")
+            with archive.extractfile(member) as source:
+                _copy_member(source, building / name, path)
+
+
+def unpack_zip(path: Path, target: Path, counts: Mapping[str, int], suffix: str) -> None:
+    """Makes the folder `target` of the files `<target's name>/<folder>/*<suffix>` of the zip file at `path`.
+
+    `counts` has the folders and how many files each must have. No other member is looked at and of the
+    archive's paths only plain file names are used for writing, so an archive cannot place a file anywhere
+    else. Raises DataError if the files are not as many as expected or the archive is damaged.
+    """
+    with _whole_or_not_at_all(path, target) as building, zipfile.ZipFile(path) as archive:
+        # Where a name occurs twice the last one counts, as with every zip.
+        members = {member.filename: member for member in archive.infolist()}
+        plain = re.compile(rf"\w[\w-]*{re.escape(suffix)}", re.ASCII)  # no separator, colon or leading dot
+        for folder, count in counts.items():
+            above = f"{target.name}/{folder}/"
+            found = {name.removeprefix(above): members[name] for name in members if name.startswith(above)}
+            found = {name: member for name, member in found.items() if plain.fullmatch(name)}
+            if len(found) != count:
+                raise DataError(
+                    f"{path} holds {len(found):,} files {above}*{suffix}, expected {count:,}: "
+                    "delete it and run again"
+                )
+            with disk_errors_told(building / folder, f"{path} is kept: put that right, then run again"):
+                (building / folder).mkdir(exist_ok=True)
+            for name, member in found.items():
+                with archive.open(member) as source:
+                    _copy_member(source, building / folder / name, path)
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path, target: Path) -> Iterator[Path]:
+    """A hidden folder to unpack the archive at `path` into; it becomes `target` if all goes well."""
     building = target.with_name(f".{target.name}.{os.getpid()}")
     with disk_errors_told(building, f"{path} is kept: put that right, then run again"):
         building.mkdir(parents=True, exist_ok=True)  # left over if an earlier run was killed
     try:
-        with tarfile.open(path) as archive:
-            # Where a name occurs twice the last one counts, as with every tar.
-            members = {member.name.removeprefix("./"): member for member in archive if member.isreg()}
-            for name in names:
-                member = members.get(f"{target.name}/{name}")
-                if member is None:
-                    raise DataError(f"{path} holds no file {target.name}/{name}: delete it and run again")
-                _copy_member(archive, member, building / name, path)
+        yield building
         with disk_errors_told(target, "move it away, then run again"):
             building.rename(target)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except DAMAGES as error:
         raise DataError(
             f"{path} cannot be unpacked ({in_one_line(error)}): delete it and run again"
         ) from error
@@ -196,8 +235,7 @@ def unpack_tar(path: Path, target: Path, names: Iterable[str]) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _copy_member(archive: tarfile.TarFile, member: tarfile.TarInfo, to: Path, path: Path) -> None:
-    source = archive.extractfile(member)
+def _copy_member(source: IO[bytes], to: Path, path: Path) -> None:
     with disk_errors_told(to, f"{path} is kept: put that right, then run again"), to.open("wb") as file:
         shutil.copyfileobj(source, file, CHUNK)
 

@@ -100,7 +100,7 @@ def _fit(
     return training.fit(
         model,
         batches,
-        evaluate=lambda: evaluate_vqvae(model, pictures.test),
+        evaluate=lambda folder, epoch: evaluate_vqvae(model, pictures.test),
         data=pictures.description,
         **length,
         **asked.model_dump(include={"device", "precision", "runs"}),

@@ -24,8 +24,8 @@ LARGE = 1 << 30  # bytes; a larger array stays on the disk, mapped, and off the 
 def split(path: Path) -> tuple[list[Path], list[Path]]:
     """The files of the training and of the test set, each in the order of their paths."""
     if (path / "train").is_dir() and (path / "test").is_dir():
-        return _picture_files(path / "train"), _picture_files(path / "test")
-    files = _picture_files(path)
+        return picture_files(path / "train"), picture_files(path / "test")
+    files = picture_files(path)
     if len(files) < 2:
         raise DataError(f"{path} holds only one picture, {files[0].name}: 2 or more are needed")
     # By a digest of the path, so that a picture does not change sides when others are added or removed.
@@ -36,7 +36,7 @@ def split(path: Path) -> tuple[list[Path], list[Path]]:
     return [file for file in files if file not in test], [file for file in files if file in test]
 
 
-def _picture_files(path: Path) -> list[Path]:
+def picture_files(path: Path) -> list[Path]:
     """All pictures below `path`, by suffix, sorted by relative path; DataError if there is none."""
     files = [file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
     relative = sorted(file.relative_to(path).as_posix() for file in files)

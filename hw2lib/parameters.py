@@ -4,7 +4,7 @@ import ast
 import difflib
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hw2lib import Problem
 
@@ -22,6 +22,36 @@ class MachineParameters(BaseModel):
     runs: str = ""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
+
+
+class CycleGANParameters(MachineParameters):
+    """Parameters of 01_cyclegan.ipynb; what reaches the networks is checked again by CycleGANConfig."""
+
+    dataset: str = Field("toy", min_length=1)
+    size: int = 64
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(1, ge=1)
+    base_channels: int = 16
+    blocks: int = 0
+    generator: str = "resnet"
+    discriminator: str = "patch"
+    objective: str = "least_squares"
+    cycle_weight: float = 10.0
+    identity_weight: float = 0.0
+    pool_size: int = 50
+    learning_rate: float = 2e-4
+    ema_decay: float = 0.999
+    identity_epochs: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _comparable(self):
+        """Two runs can be compared at equal steps where their learning rates were equal up to there."""
+        if self.identity_epochs not in (self.epochs, *range(self.epochs // 2 + 1)):
+            raise ValueError(f"identity_epochs must be epochs, {self.epochs}, or at most half of it")
+        if self.identity_epochs and self.identity_weight:
+            raise ValueError("identity_epochs is for a second run beside one with identity_weight 0")
+        return self
 
 
 class VQVAEParameters(MachineParameters):

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ def fit(
     name: str,
     epochs: int | None = None,
     updates: int | None = None,
-    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate: Callable[[Path, int], dict[str, float]] | None = None,
     data: dict | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -112,7 +113,8 @@ def fit(
     """Train `model` for `epochs` epochs, or for `updates` steps, and return its run; `model` is then trained, in eval mode.
 
     The run's folder depends on name, model.config, batches.description, `data` and the length. A finished run is
-    loaded, a half-done one goes on. `evaluate` is called in eval mode, without gradients, after each epoch.
+    loaded, a half-done one goes on. `evaluate(folder, epoch)` is called in eval mode, without gradients, after each epoch
+    (the first is 1); it returns its scores, and may leave files in the run's folder.
 
     Raises TrainingError (a loss that is not finite, another precision than the run began with), RunError (the folder)
     and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
@@ -182,7 +184,7 @@ def fit(
                     if time.monotonic() - saved > 60 * checkpoint_minutes:
                         checkpoint()
             recorder.flush()
-            scores = _evaluate(model, evaluate)
+            scores = _evaluate(model, evaluate, run.folder, epoch + 1)
             if fabric.is_global_zero:
                 run.evaluations.append([{"epoch": epoch + 1, "step": step, **scores}])
             progress.epoch(epoch + 1, epochs, recorder.means() | scores)
@@ -249,12 +251,12 @@ def _seed(*numbers: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
 
 
-def _evaluate(model, evaluate) -> dict[str, float]:
+def _evaluate(model, evaluate, folder: Path, epoch: int) -> dict[str, float]:
     if evaluate is None:
         return {}
     model.eval()
     with torch.no_grad():
-        scores = evaluate()
+        scores = evaluate(folder, epoch)
     model.train()
     return scores
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from hw2lib import weights
+from hw2lib.layers import TransposedConv2d
 from hw2lib.quantizers import EMAVectorQuantizer, Quantized, VectorQuantizer, as_vectors
 
 __all__ = ["VQVAE", "EMAVectorQuantizer", "Quantized", "VQVAEConfig", "VectorQuantizer"]
@@ -58,14 +59,6 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.widen(F.relu(self.narrow(F.relu(x)), inplace=True))
-
-
-class TransposedConv2d(nn.ConvTranspose2d):
-    """A transposed convolution that adds its bias apart: oneDNN takes that gradient by a slow reference loop."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding)
-        return y + self.bias.to(y.dtype)[:, None, None]
 
 
 def residual_stack(config: VQVAEConfig) -> nn.Sequential:

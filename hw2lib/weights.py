@@ -47,8 +47,12 @@ def load_into(model, path: str | Path) -> None:
 
 
 def _fill(model, file) -> None:
-    names = file.keys()
-    model.load_state_dict({key: file.get_tensor(key) for key in names})
+    """Load what the file holds; only what the model counts as `optional_weights` may be absent."""
+    tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, the file is no dict
+    missing, unknown = model.load_state_dict(tensors, strict=False)
+    missing = [key for key in missing if not key.startswith(getattr(model, "optional_weights", ()))]
+    if missing or unknown:
+        raise ValueError(f"tensors missing: {missing[:3]}, tensors unknown: {unknown[:3]}")
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def fit(bytes_, folder, *, epochs=3, model=None, **options):
     run = training.fit(
         model,
         data.Batches(bytes_, 16, seed=0),
-        evaluate=lambda: experiments.evaluate_vqvae(model, bytes_[:8]),
+        evaluate=lambda folder, epoch: experiments.evaluate_vqvae(model, bytes_[:8]),
         epochs=None if "updates" in options else epochs,
         **settings,
     )
@@ -168,7 +168,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
         """
         training.fit(
             model, data.Batches(pictures, 4, seed=0), epochs=12, name="small", runs=sys.argv[1], device="cpu",
-            precision="32", checkpoint_minutes=0, evaluate=lambda: experiments.evaluate_vqvae(model, pictures[:8]),
+            precision="32", checkpoint_minutes=0, evaluate=lambda folder, epoch: experiments.evaluate_vqvae(model, pictures[:8]),
         )
         """,
     )

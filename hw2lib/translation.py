@@ -1,0 +1,147 @@
+"""What is measured on translators between two domains: here rooms are wired together, so that notebooks only call.
+
+Errors between pictures are mean absolute differences on the networks' scale, -1 to 1, so that they can be read beside
+the training losses: 0 is no difference, 2 the largest.
+"""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hw2lib import training, unpaired
+from hw2lib.cyclegan import CycleGAN, CycleGANConfig
+from hw2lib.judge import ZEBRA, Judge, kernel_distance, share
+from hw2lib.parameters import CycleGANParameters, make
+from hw2lib.runs import Run
+from hw2lib.unpaired import Domains
+
+STRIP = 4  # test pictures of each domain that are kept after each epoch
+
+
+def cyclegan_setup(asked: CycleGANParameters) -> tuple[CycleGANConfig, Domains]:
+    """The config of the networks and the pictures. What is wrong with the config is said before they load."""
+    config = make(CycleGANConfig, asked.model_dump(include=set(CycleGANConfig.model_fields)))
+    return config, unpaired.load(asked.dataset, config.size, asked.data_root)
+
+
+@torch.no_grad()
+def translate(generator: nn.Module, pictures: Tensor, autocast=nullcontext, batch_size: int = 4) -> Tensor:
+    """Translations, uint8 (N, 3, H, W), of uint8 pictures of that shape; in float32, or in what `autocast()` enters."""
+    device = next(generator.parameters()).device
+    with autocast():
+        batches = [
+            CycleGAN.to_pictures(generator(CycleGAN.to_network(batch.to(device)))).cpu()
+            for batch in pictures.split(batch_size)
+        ]
+    return torch.cat(batches)
+
+
+def difference(pictures: Tensor, others: Tensor, mask: Tensor | None = None) -> float:
+    """Mean absolute difference, 0 to 2, of uint8 pictures (N, 3, H, W); where mask (N, H, W) is True, if given."""
+    apart = (pictures.int() - others.int()).abs().double() / 127.5
+    return float(apart.mean() if mask is None else apart.movedim(1, -1)[mask].mean())
+
+
+def colour_shift(pictures: Tensor, others: Tensor) -> float:
+    """Mean absolute difference, 0 to 2, of the mean colours of uint8 pictures (N, 3, H, W), picture by picture."""
+    means = (part.double().mean((2, 3)) / 127.5 for part in (pictures, others))  # (N, 3)
+    return float((next(means) - next(means)).abs().mean())
+
+
+class Examiner:
+    """Scores and sample translations after each epoch: call it with the run's folder and the number of the epoch.
+
+    For each direction, and for the generators as they are ("last") and averaged ("average"), if there are averages:
+
+    change    difference between test pictures and their translations; shift: of their mean colours
+    kd        kernel distance to real test pictures of the other domain, in the judge's features, if there is a judge
+    zebra     share of translations that it calls zebra (horse2zebra only)
+    truth     difference to the true counterparts; background: change off the animal (toy pictures only)
+    """
+
+    def __init__(self, model: CycleGAN, domains: Domains, judge: Judge | None):
+        self.model, self.domains, self.judge = model, domains, judge
+        if judge:
+            self.real_features = {"a": judge.features(domains.test_a), "b": judge.features(domains.test_b)}
+
+    def __call__(self, folder: Path, epoch: int) -> dict[str, float]:
+        kinds = ("last", "average") if self.model.config.ema_decay else ("last",)
+        rows, scores = zip(*self.model.both(self._look_at, kinds), strict=True)
+        save_strip(folder / "translations" / f"epoch-{epoch:03}.png", torch.stack(rows))
+        return {
+            f"{kind}_{name}": score
+            for kind, its in zip(kinds, scores, strict=True)
+            for name, score in its.items()
+        }
+
+    def _look_at(self, kind: str) -> tuple[Tensor, dict[str, float]]:
+        g_ab, g_ba = self.model.generators(averaged=kind == "average")
+        fake_b = translate(g_ab, self.domains.test_a, self.model.autocast)
+        fake_a = translate(g_ba, self.domains.test_b, self.model.autocast)
+        return torch.cat([fake_b[:STRIP], fake_a[:STRIP]]), self.scores(fake_a, fake_b)
+
+    def scores(self, fake_a: Tensor, fake_b: Tensor) -> dict[str, float]:
+        """The scores of translations of all test pictures, uint8, by one pair of generators."""
+        ours, found = self.domains, {}
+        for there, real, fake in (("ab", ours.test_a, fake_b), ("ba", ours.test_b, fake_a)):
+            found[f"change_{there}"] = difference(fake, real)
+            found[f"shift_{there}"] = colour_shift(fake, real)
+            if ours.aligned:
+                found[f"truth_{there}"] = difference(fake, ours.test_b if there == "ab" else ours.test_a)
+                found[f"background_{there}"] = difference(fake, real, ~ours.masks)
+            if self.judge:
+                looks = self.judge.look(fake)
+                if ours.name == unpaired.HORSE2ZEBRA:
+                    found[f"zebra_{there}"] = share(looks.probabilities, ZEBRA)
+                found[f"kd_{there}"] = kernel_distance(looks.features, self.real_features[there[1]])
+        return found
+
+
+def save_strip(path: Path, pictures: Tensor) -> None:
+    """Keep pictures, uint8 (rows, columns, 3, H, W), as one PNG."""
+    rows, columns, channels, height, width = pictures.shape
+    sheet = pictures.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet.numpy()).save(path)
+
+
+def load_strip(path: Path, size: int) -> Tensor:
+    """The pictures that save_strip kept, uint8 (rows, columns, 3, size, size)."""
+    sheet = torch.from_numpy(np.array(Image.open(path)))
+    rows, columns = sheet.shape[0] // size, sheet.shape[1] // size
+    return sheet.reshape(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3)
+
+
+def judge_for(domains: Domains) -> Judge | None:
+    """The judge of photographs; drawn pictures it cannot tell apart. Raises JudgeError if it is not installed."""
+    return None if domains.name == "toy" else Judge()
+
+
+def train_cyclegan(model: CycleGAN, domains: Domains, asked: CycleGANParameters) -> Run:
+    """The run that the report is about."""
+    return _fit(model, domains, asked, "cyclegan", asked.epochs)
+
+
+def train_with_identity(
+    domains: Domains, config: CycleGANConfig, asked: CycleGANParameters
+) -> tuple[CycleGAN, Run]:
+    """`asked.identity_epochs` epochs with the identity loss of the paper's section 5.2, at the same learning rates."""
+    decay = config.decay_share if asked.identity_epochs == asked.epochs else 0.0
+    model = CycleGAN(config.model_copy(update={"identity_weight": 0.5, "decay_share": decay}))
+    return model, _fit(model, domains, asked, "cyclegan-identity", asked.identity_epochs)
+
+
+def _fit(model: CycleGAN, domains: Domains, asked: CycleGANParameters, name: str, epochs: int) -> Run:
+    return training.fit(
+        model,
+        unpaired.Pairs(domains.train_a, domains.train_b, domains.size, asked.seed, asked.batch_size),
+        name=name,
+        epochs=epochs,
+        evaluate=Examiner(model, domains, judge_for(domains)),
+        data=domains.description,
+        **asked.model_dump(include={"device", "precision", "runs"}),
+    )
