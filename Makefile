@@ -28,6 +28,8 @@ publish: $(STAMP)  ## make the built report the published one: report.md, figure
 
 benchmark: .venv/done  ## a training step beside the plain implementation
 	$(ENV)/python benchmarks/vqvae_step.py
+	$(ENV)/python benchmarks/cyclegan_step.py
+	$(ENV)/python benchmarks/cyclegan_step.py --profile
 
 jupyter: .venv/done  ## open the notebooks
 	$(ENV)/jupyter lab notebooks
@@ -47,5 +49,5 @@ $(STAMP): .venv/done $(SOURCES)
 .venv/done: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv || (echo "the venv module is needed: apt-get install python3-venv"; exit 1)
-	$(ENV)/python -m pip install -c constraints.txt -e '.[report,test]'
+	$(ENV)/python -m pip install -c constraints.txt -e '.[report,test,eval]'
 	@touch $@

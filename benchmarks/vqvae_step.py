@@ -6,14 +6,10 @@ index, bf16 where the machine computes in it, channels-last, distances in blocks
 random bytes in CIFAR-10's shape: their content does not change the work. Prints medians and the ratio of the medians.
 """
 
-import multiprocessing
-import resource
-import statistics
-import time
-
 import click
 import torch
 import torch.nn.functional as F
+from contest import contest
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -97,53 +93,23 @@ def our_steps(config: VQVAEConfig, pictures: torch.Tensor, batch_size: int, prec
             yield
 
 
-def contestant(name: str, batch_size: int, precision: str, orders) -> None:
-    """A process that takes a step whenever it is told to, and answers with its seconds; at the end, with its memory."""
+def steps_of(name: str, options: dict):
+    batch_size = options["batch_size"]
     random = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (20 * batch_size, 3, 32, 32), dtype=torch.uint8, generator=random)
     config = VQVAEConfig()
-    plain = name == "plain"
-    steps = (
-        plain_steps(config, pictures, batch_size)
-        if plain
-        else our_steps(config, pictures, batch_size, precision)
-    )
-    while orders.recv():
-        began = time.perf_counter()
-        next(steps)
-        orders.send(time.perf_counter() - began)
-    orders.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    if name == "plain":
+        return plain_steps(config, pictures, batch_size)
+    return our_steps(config, pictures, batch_size, options["precision"])
 
 
 @click.command(help=__doc__)
 @click.option("--steps", default=15, show_default=True, help="counted steps of each, after 3 that are not")
 @click.option("--batch-size", default=256, show_default=True)
 @click.option("--precision", default="auto", show_default=True)
-def main(steps: int, batch_size: int, precision: str) -> None:
-    # A process each, since memory settings are a process's; while one steps the other waits for its turn.
-    context = multiprocessing.get_context("spawn")
-    times: dict[str, list[float]] = {"plain": [], "ours": []}
-    lines, processes = {}, []
-    for name in times:
-        lines[name], end = context.Pipe()
-        process = context.Process(target=contestant, args=(name, batch_size, precision, end), daemon=True)
-        process.start()
-        processes.append(process)
-    for turn in range(3 + steps):
-        for name, line in lines.items():
-            line.send(True)
-            seconds = line.recv()
-            if turn >= 3:
-                times[name].append(seconds)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    for name, values in times.items():
-        lines[name].send(False)
-        print(
-            f"{name:6} median {medians[name]:.3f} s  (min {min(values):.3f}, max {max(values):.3f})  "
-            f"peak memory {lines[name].recv():.2f} GiB"
-        )
-    ratio = medians["plain"] / medians["ours"]
-    print(f"ratio  {ratio:.2f}, batch {batch_size}, {torch.get_num_threads()} threads")
+def main(**options) -> None:
+    contest(steps_of, options)
+    print(f"batch {options['batch_size']}, {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: `python -m hw2lib report | train | publish`. Under torchrun, `train` uses all its processes."""
+"""The command line: `python -m hw2lib report | train | translate | publish`. Under torchrun, `train` uses all its processes."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ import yaml
 
 from hw2lib import ROOT, Problem, experiments, parameters, training, translation
 from hw2lib.cyclegan import CycleGAN
+from hw2lib.folders import read_picture
 from hw2lib.vqvae import VQVAE
 
 PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
@@ -64,6 +65,32 @@ def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ..
         config, pictures = experiments.vqvae_setup(asked)
         run = experiments.train_vqvae(VQVAE(config), pictures, asked)
     click.echo(run.folder)
+
+
+@main.command()
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--to", type=click.Choice(["a", "b"]), default="b", show_default=True, help="the domain wanted")
+@click.option(
+    "--weights",
+    default=str(ROOT / "weights" / "cyclegan.safetensors"),
+    help="[default: the published ones, b: zebras]",
+)
+def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: str) -> None:
+    """Translate pictures of any kind and size, SOURCES, into PNG files of the same names in FOLDER.
+
+    The shorter side is scaled to the size that the network was trained on.
+    """
+    model = CycleGAN.load(weights)
+    g_ab, g_ba = model.generators(averaged=bool(model.config.ema_decay))
+    generator = g_ab if to == "b" else g_ba
+    pictures = {
+        source: translation.fit_for(model, read_picture(source)) for source in sources
+    }  # all, before any work
+    for source, picture in pictures.items():
+        target = folder / f"{source.stem}.png"
+        translation.save_picture(target, translation.translate(generator, picture)[0])
+        click.echo(target)
 
 
 if __name__ == "__main__":

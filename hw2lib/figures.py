@@ -162,3 +162,99 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
             )
             axes.set(xticks=[], yticks=[])
     return figure
+
+
+def labelled_rows(rows: list[tuple[str, Tensor]], above: list[str] | None = None) -> Figure:
+    """Rows of uint8 pictures (N, 3, H, W), each with its label at the left, and words above the columns."""
+    sheets = [picture_sheet(pictures, len(pictures)) for _, pictures in rows]
+    height, width = len(sheets) * sheets[0].shape[0], sheets[0].shape[1]
+    figure, grid = plt.subplots(len(rows), 1, figsize=(7.0, 7.0 * height / width + 0.05), squeeze=False)
+    for axes, (label, _), sheet in zip(grid[:, 0], rows, sheets, strict=True):
+        _show_sheet(axes, sheet)
+        axes.text(
+            -0.006, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7
+        )
+    for column, words in enumerate(above or []):
+        place = (column + 0.5) / len(above)
+        grid[0, 0].text(
+            place, 1.02, words, transform=grid[0, 0].transAxes, ha="center", va="bottom", fontsize=7
+        )
+    figure.subplots_adjust(hspace=0.03)
+    return figure
+
+
+def cyclegan_losses(history: dict, objective: str) -> Figure:
+    """All losses over the steps, smoothed over 1 % of them, and the discriminators' mean outputs."""
+    figure, panels = plt.subplots(2, 2, figsize=(7.2, 5.0), layout="constrained", sharex=True)
+    balance = {"least_squares": (0.25, 0.25, 0.5), "cross_entropy": (np.log(2), np.log(2), 0.0)}.get(
+        objective
+    )
+    same = [("identity_a", "identity, A", TRAIN, ":"), ("identity_b", "identity, B", TEST, ":")]
+    curves = {
+        "adversarial losses of the generators": [
+            ("g_ab", "A to B", TRAIN, "-"),
+            ("g_ba", "B to A", TEST, "--"),
+        ],
+        "cycle losses (mean absolute error)": [
+            ("cycle_a", "A to B to A", TRAIN, "-"),
+            ("cycle_b", "B to A to B", TEST, "--"),
+            *(same if "identity_a" in history else []),
+        ],
+        "losses of the discriminators": [("d_a", "of A", TRAIN, "-"), ("d_b", "of B", TEST, "--")],
+        "mean outputs of the discriminators": [
+            ("d_a_real", "A, real", TRAIN, "-"),
+            ("d_a_fake", "A, translated", TRAIN, ":"),
+            ("d_b_real", "B, real", TEST, "--"),
+            ("d_b_fake", "B, translated", TEST, "-."),
+        ],
+    }
+    levels = [None, None, None, None] if balance is None else [balance[0], None, balance[1], balance[2]]
+    span = max(1, len(history["step"]) // 100)
+    for axes, (title, lines), level in zip(panels.flat, curves.items(), levels, strict=True):
+        for name, label, colour, style in lines:
+            axes.plot(
+                history["step"],
+                smoothed(history[name], span),
+                style,
+                color=colour,
+                label=label,
+                linewidth=1.2,
+            )
+        if level is not None:
+            axes.axhline(level, color=OTHER, linewidth=0.8, zorder=0)
+            axes.annotate(
+                "balance", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
+            )
+        axes.set_title(title)
+        axes.legend(fontsize=7, loc="best")
+    for axes in panels[1]:
+        axes.set_xlabel("step")
+    return figure
+
+
+def scores_by_epoch(
+    epochs: dict, panels: list[tuple[str, str]], references: dict[str, dict[str, float]]
+) -> Figure:
+    """Scores of the test set after each epoch, of the last generators and of their averages.
+
+    panels: (score, title) such as ("zebra_ab", "..."); the columns are "last_<score>" and "average_<score>".
+    references: by score, levels to draw across, by their names.
+    """
+    figure, grid = plt.subplots(1, len(panels), figsize=(7.2, 2.5), layout="constrained", squeeze=False)
+    for axes, (score, title) in zip(grid[0], panels, strict=True):
+        for kind, label, colour, style in (
+            ("last", "weights of the epoch", OTHER, "o:"),
+            ("average", "averaged", TRAIN, "s-"),
+        ):
+            if f"{kind}_{score}" in epochs:
+                axes.plot(
+                    epochs["epoch"], epochs[f"{kind}_{score}"], style, color=colour, label=label, markersize=3
+                )
+        for name, level in references.get(score, {}).items():
+            axes.axhline(level, color=TEST, linestyle="--", linewidth=0.8)
+            axes.annotate(
+                name, (0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color=TEST
+            )
+        axes.set(title=title, xlabel="epoch")
+    grid[0, 0].legend(fontsize=7)
+    return figure

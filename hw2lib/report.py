@@ -143,7 +143,10 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
             shutil.copy(file, root / "results" / name)
         if name in WEIGHTS:
             (root / "weights").mkdir(exist_ok=True)
-            shutil.copy(folder / "weights.safetensors", root / "weights" / f"{name}.safetensors")
+            # A network that has a smaller form for use leaves it beside its weights.
+            small = folder / "published.safetensors"
+            kept = small if small.is_file() else folder / "weights.safetensors"
+            shutil.copy(kept, root / "weights" / f"{name}.safetensors")
 
 
 def _settings(notebooks: list[Path], preset: str, changes: dict) -> dict[Path, dict]:

@@ -104,6 +104,7 @@ def fit(
     epochs: int | None = None,
     updates: int | None = None,
     evaluate: Callable[[Path, int], dict[str, float]] | None = None,
+    shown: tuple[str, ...] | None = None,
     data: dict | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -114,7 +115,8 @@ def fit(
 
     The run's folder depends on name, model.config, batches.description, `data` and the length. A finished run is
     loaded, a half-done one goes on. `evaluate(folder, epoch)` is called in eval mode, without gradients, after each epoch
-    (the first is 1); it returns its scores, and may leave files in the run's folder.
+    (the first is 1); it returns its scores, and may leave files in the run's folder. `shown` names the losses and scores
+    that are printed then; without it all are.
 
     Raises TrainingError (a loss that is not finite, another precision than the run began with), RunError (the folder)
     and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
@@ -187,7 +189,10 @@ def fit(
             scores = _evaluate(model, evaluate, run.folder, epoch + 1)
             if fabric.is_global_zero:
                 run.evaluations.append([{"epoch": epoch + 1, "step": step, **scores}])
-            progress.epoch(epoch + 1, epochs, recorder.means() | scores)
+            values = recorder.means() | scores
+            progress.epoch(
+                epoch + 1, epochs, {name: values[name] for name in shown or values if name in values}
+            )
             checkpoint()
             stop_if_asked()
         progress.close()

@@ -9,16 +9,33 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from hw2lib import training, unpaired
+from hw2lib import training, unpaired, weights
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
-from hw2lib.judge import ZEBRA, Judge, kernel_distance, share
+from hw2lib.judge import (
+    ZEBRA,
+    Judge,
+    kernel_distance,
+    share,
+)
 from hw2lib.parameters import CycleGANParameters, make
 from hw2lib.runs import Run
 from hw2lib.unpaired import Domains
 
+# What is printed after each epoch; all else is in the run's tables.
+SHOWN = (
+    "g_ab",
+    "g_ba",
+    "cycle_a",
+    "cycle_b",
+    "d_a",
+    "d_b",
+    "average_zebra_ab",
+    "average_kd_ab",
+    "average_truth_ab",
+)
 STRIP = 4  # test pictures of each domain that are kept after each epoch
 
 
@@ -40,6 +57,29 @@ def translate(generator: nn.Module, pictures: Tensor, autocast=nullcontext, batc
     return torch.cat(batches)
 
 
+def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
+    """A picture of any size as a generator takes it, uint8 (1, 3, H, W): the shorter side scaled to the model's size.
+
+    A ResNet generator keeps the shape but for up to three pixels; a U-Net is given a square from the middle.
+    """
+    size = model.config.size
+    if model.config.generator == "unet":
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    else:
+        scale = size / min(picture.size)
+        picture = picture.resize(
+            [max(size, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC
+        )
+        picture = picture.crop((0, 0, *(side // 4 * 4 for side in picture.size)))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+
+
+def save_picture(path: Path, picture: Tensor) -> None:
+    """Write a uint8 picture (3, H, W)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+
+
 def difference(pictures: Tensor, others: Tensor, mask: Tensor | None = None) -> float:
     """Mean absolute difference, 0 to 2, of uint8 pictures (N, 3, H, W); where mask (N, H, W) is True, if given."""
     apart = (pictures.int() - others.int()).abs().double() / 127.5
@@ -50,6 +90,16 @@ def colour_shift(pictures: Tensor, others: Tensor) -> float:
     """Mean absolute difference, 0 to 2, of the mean colours of uint8 pictures (N, 3, H, W), picture by picture."""
     means = (part.double().mean((2, 3)) / 127.5 for part in (pictures, others))  # (N, 3)
     return float((next(means) - next(means)).abs().mean())
+
+
+def cycle_error(model: CycleGAN, domains: Domains, averaged: bool) -> tuple[float, float]:
+    """Differences between test pictures and what comes back from the other domain as bytes: A to B to A, B to A to B."""
+    g_ab, g_ba = model.generators(averaged)
+    there_and_back = ((g_ab, g_ba, domains.test_a), (g_ba, g_ab, domains.test_b))
+    first, second = (
+        difference(translate(back, translate(to, real)), real) for to, back, real in there_and_back
+    )
+    return first, second
 
 
 class Examiner:
@@ -71,7 +121,7 @@ class Examiner:
     def __call__(self, folder: Path, epoch: int) -> dict[str, float]:
         kinds = ("last", "average") if self.model.config.ema_decay else ("last",)
         rows, scores = zip(*self.model.both(self._look_at, kinds), strict=True)
-        save_strip(folder / "translations" / f"epoch-{epoch:03}.png", torch.stack(rows))
+        save_strip(strip_path(folder, epoch), torch.stack(rows))
         return {
             f"{kind}_{name}": score
             for kind, its in zip(kinds, scores, strict=True)
@@ -101,12 +151,16 @@ class Examiner:
         return found
 
 
+def strip_path(folder: Path, epoch: int) -> Path:
+    """Where a run keeps the translations of an epoch, counted from 1."""
+    return folder / "translations" / f"epoch-{epoch:03}.png"
+
+
 def save_strip(path: Path, pictures: Tensor) -> None:
     """Keep pictures, uint8 (rows, columns, 3, H, W), as one PNG."""
     rows, columns, channels, height, width = pictures.shape
     sheet = pictures.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet.numpy()).save(path)
+    save_picture(path, sheet.permute(2, 0, 1))
 
 
 def load_strip(path: Path, size: int) -> Tensor:
@@ -114,6 +168,15 @@ def load_strip(path: Path, size: int) -> Tensor:
     sheet = torch.from_numpy(np.array(Image.open(path)))
     rows, columns = sheet.shape[0] // size, sheet.shape[1] // size
     return sheet.reshape(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3)
+
+
+def save_generators(model: CycleGAN, path: Path) -> None:
+    """What translating needs, in half precision: the averaged generators, or the last ones if there are no averages."""
+    small = CycleGAN(model.config.model_copy(update={"ema_decay": 0.0}))
+    g_ab, g_ba = model.generators(averaged=bool(model.config.ema_decay))
+    small.g_ab.load_state_dict(g_ab.state_dict())
+    small.g_ba.load_state_dict(g_ba.state_dict())
+    weights.save(small.half(), path, without=small.optional_weights)
 
 
 def judge_for(domains: Domains) -> Judge | None:
@@ -126,13 +189,11 @@ def train_cyclegan(model: CycleGAN, domains: Domains, asked: CycleGANParameters)
     return _fit(model, domains, asked, "cyclegan", asked.epochs)
 
 
-def train_with_identity(
-    domains: Domains, config: CycleGANConfig, asked: CycleGANParameters
-) -> tuple[CycleGAN, Run]:
+def train_with_identity(domains: Domains, config: CycleGANConfig, asked: CycleGANParameters) -> Run:
     """`asked.identity_epochs` epochs with the identity loss of the paper's section 5.2, at the same learning rates."""
     decay = config.decay_share if asked.identity_epochs == asked.epochs else 0.0
     model = CycleGAN(config.model_copy(update={"identity_weight": 0.5, "decay_share": decay}))
-    return model, _fit(model, domains, asked, "cyclegan-identity", asked.identity_epochs)
+    return _fit(model, domains, asked, "cyclegan-identity", asked.identity_epochs)
 
 
 def _fit(model: CycleGAN, domains: Domains, asked: CycleGANParameters, name: str, epochs: int) -> Run:
@@ -142,6 +203,7 @@ def _fit(model: CycleGAN, domains: Domains, asked: CycleGANParameters, name: str
         name=name,
         epochs=epochs,
         evaluate=Examiner(model, domains, judge_for(domains)),
+        shown=SHOWN,
         data=domains.description,
         **asked.model_dump(include={"device", "precision", "runs"}),
     )

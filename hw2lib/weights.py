@@ -19,12 +19,19 @@ class WeightsError(Problem):
     """A weights file that is missing, damaged, or made for another model."""
 
 
-def save(model, path: str | Path) -> None:
-    """Write model.state_dict() and model.config; the file appears whole or not at all."""
+def save(model, path: str | Path, without: tuple[str, ...] = ()) -> None:
+    """Write model.state_dict() and model.config; the file appears whole or not at all.
+
+    Tensors whose names begin with one of `without` are left out; `load` accepts that of `model.optional_weights` only.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(without)
+    }
     about = {"model": type(model).__name__, "config": model.config.model_dump(mode="json")}
     save_file(
         tensors, part, metadata={KEY: json.dumps(about)}

@@ -9,15 +9,22 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from hw2lib import ROOT, parameters, report
+from hw2lib.cyclegan import CycleGAN
 from hw2lib.vqvae import VQVAE
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-KINDS = {"02_vqvae": parameters.VQVAEParameters}
+KINDS = {"01_cyclegan": parameters.CycleGANParameters, "02_vqvae": parameters.VQVAEParameters}
 PRESETS = sorted((ROOT / "notebooks" / "presets").glob("*/*.yaml"))
 BIN = Path(sys.executable).parent
+CYCLEGAN = ("data", "curves", "ab", "ba", "merit-ab", "merit-ba", "epochs", "scores")
+VQ = ("data", "curves", "reconstructions", "codes", "use", "umap")
+FIGURES = [f"cyclegan-{name}" for name in CYCLEGAN] + [f"vqvae-{name}" for name in VQ]
 
 
 def named(path):
@@ -112,13 +119,16 @@ def test_the_report_is_whole(smoke):
     """The smoke preset gives report.md, offline HTML and PDF, every figure with alt text, and numbers from the run."""
     text = (smoke / "build" / "report.md").read_text()
     pictures = re.findall(r"!\[(.+)\]\((figures/[\w-]+\.png)\)", text)
-    expected = {"data", "curves", "reconstructions", "codes", "use", "umap"}
-    assert {path for _, path in pictures} == {f"figures/vqvae-{name}.png" for name in expected}
+    assert [path for _, path in pictures] == [f"figures/{name}.png" for name in FIGURES]
     assert all((smoke / "build" / path).stat().st_size > 1000 for _, path in pictures)
     (run,) = (smoke / "runs").glob("vqvae-*")
     metrics = json.loads((run / "metrics.json").read_text())
     assert f"{metrics['reconstruction']['test_nmse']:.4f}" in text
     assert f"{metrics['use']['codes_used']} of 32 codes occur" in text
+    (run,) = (smoke / "runs").glob("cyclegan-*")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert f"{metrics['cards']['b']['averaged']['truth']:.3f}" in text
+    assert f"{metrics['cycle_error']['average'][0]:.3f}" in text
     for word in (r"\bnan\b", "Traceback", r"\{fig:", "^import "):
         assert not re.search(word, text, re.M), word
     html = (smoke / "build" / "report.html").read_text()
@@ -126,15 +136,22 @@ def test_the_report_is_whole(smoke):
     assert "<script" not in html
     assert "<math" in html
     assert (smoke / "build" / "report.pdf").read_bytes().startswith(b"%PDF")
-    assert (smoke / "build" / "notebooks" / "02_vqvae.html").stat().st_size > 10_000
+    for path in NOTEBOOKS:
+        assert (smoke / "build" / "notebooks" / f"{path.stem}.html").stat().st_size > 10_000
 
 
 @pytest.mark.slow
 def test_a_run_leaves_a_network_that_loads(smoke):
-    """The weights of the run are a VQVAE with the preset's codebook."""
+    """The weights of the runs are a VQVAE with the preset's codebook, and a CycleGAN that is the trained one."""
     (run,) = (smoke / "runs").glob("vqvae-*")
     assert VQVAE.load(run / "weights.safetensors").config.num_codes == 32
     assert (run / "umap.csv").read_text().startswith("map,n_neighbors,code,uses,x,y\n")
+    (run,) = (smoke / "runs").glob("cyclegan-*")
+    trained, small = (CycleGAN.load(run / f"{name}.safetensors") for name in ("weights", "published"))
+    assert (run / "published.safetensors").stat().st_size < (run / "weights.safetensors").stat().st_size / 4
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    assert torch.allclose(small.g_ab(x), trained.average_ab(x), atol=0.02)  # half precision
+    assert torch.allclose(small.g_ba(x), trained.average_ba(x), atol=0.02)
 
 
 @pytest.mark.slow
@@ -142,10 +159,11 @@ def test_publishing_copies_numbers_and_weights(smoke, tmp_path):
     """Publishing a build puts report, figures, results and weights where the repository has them."""
     report.publish(smoke / "build", root=tmp_path, runs=smoke / "runs")
     assert (tmp_path / "report.md").read_bytes() == (smoke / "build" / "report.md").read_bytes()
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 6
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == set(FIGURES)
     kept = {path.name for path in (tmp_path / "results" / "vqvae").iterdir()}
     assert kept == {"config.json", "epochs.csv", "history.csv", "metrics.json", "provenance.json", "umap.csv"}
     assert VQVAE.load(tmp_path / "weights" / "vqvae.safetensors").config.num_codes == 32
+    assert CycleGAN.load(tmp_path / "weights" / "cyclegan.safetensors").config.ema_decay == 0
     with pytest.raises(report.ReportError, match="is missing, which the report is about"):
         report.publish(smoke / "build", root=tmp_path / "results", runs=tmp_path)
 
@@ -191,11 +209,29 @@ def command_line(*words, runs):
 
 
 @pytest.mark.slow
-def test_the_command_line_trains_the_notebooks_run(smoke):
+@pytest.mark.parametrize("model", ["cyclegan", "vqvae"])
+def test_the_command_line_trains_the_notebooks_run(smoke, model):
     """`python -m hw2lib train` asks for the run that the notebook asks for: here it is finished and loaded."""
-    done = command_line("train", "vqvae", "--preset", "smoke", runs=smoke / "runs")
+    done = command_line("train", model, "--preset", "smoke", runs=smoke / "runs")
     assert done.returncode == 0, done.stderr
-    assert "loaded from vqvae-" in done.stdout
+    assert f"loaded from {model}-" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_command_line_translates_pictures(smoke, tmp_path):
+    """`python -m hw2lib translate` scales pictures of any kind and writes what the network makes of them."""
+    (run,) = (smoke / "runs").glob("cyclegan-*")
+    Image.new("CMYK", (90, 61), (0, 200, 0, 0)).save(tmp_path / "one.jpg")
+    Image.new("L", (20, 40), 99).save(tmp_path / "two.png")
+    words = ["one.jpg", "two.png", "out", "--to", "a", "--weights", run / "published.safetensors"]
+    done = command_line("translate", *map(str, words), runs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "out" / "one.png").size == (44, 32)
+    translated = np.array(Image.open(tmp_path / "out" / "two.png"))
+    assert translated.shape == (64, 32, 3)
+    x = CycleGAN.to_network(torch.full((1, 3, 64, 32), 99, dtype=torch.uint8))
+    expected = CycleGAN.to_pictures(CycleGAN.load(run / "published.safetensors").g_ba(x))
+    assert (torch.from_numpy(translated).permute(2, 0, 1).int() - expected[0].int()).abs().max() <= 1
 
 
 @pytest.mark.slow
@@ -206,6 +242,18 @@ def test_the_command_line_trains_the_notebooks_run(smoke):
         (
             ["train", "vqvae", "--preset", "huge"],
             "ParameterError: no preset huge: say smoke, quick, cpu or full",
+        ),
+        (
+            ["train", "cyclegan", "-p", "size=66"],
+            "ParameterError: size: input should be a multiple of 4, not 66",
+        ),
+        (
+            ["train", "cyclegan", "-p", "objective=wgan"],
+            "ParameterError: objective: input should be 'least_squares'",
+        ),
+        (
+            ["translate", "nothing.jpg", "out", "--weights", "no.safetensors"],
+            "WeightsError: no.safetensors is missing",
         ),
         (["train", "vqgan"], "Error: Invalid value for"),
         (["publish", "--out", "nowhere"], "ReportError: nowhere holds no report.md: build the report first"),
