@@ -1,4 +1,4 @@
-"""The command line: `python -m hw2lib report | train | translate | publish`. Under torchrun, `train` uses all its processes."""
+"""The command line: `python -m hw2lib report | train | translate | publish | restore`. Under torchrun, `train` uses all its processes."""
 
 import sys
 from pathlib import Path
@@ -37,6 +37,15 @@ def publish(out: str) -> None:
     from hw2lib import report as room
 
     room.publish(out)
+
+
+@main.command()
+def restore() -> None:
+    """Make run folders of the published results, so that their report can be built again without training."""
+    from hw2lib import report as room
+
+    for folder in room.restore():
+        click.echo(folder)
 
 
 @main.command()

@@ -25,9 +25,9 @@ from papermill.iorw import read_yaml_file
 
 from hw2lib import ROOT, document
 from hw2lib.pages import ReportError
-from hw2lib.runs import runs_folder
+from hw2lib.runs import Run, runs_folder
 
-__all__ = ["NOTEBOOKS", "ReportError", "build", "check_parameters", "execute", "publish"]
+__all__ = ["NOTEBOOKS", "ReportError", "build", "check_parameters", "execute", "publish", "restore"]
 
 WEIGHTS = ("cyclegan", "vqvae", "pixelcnn")  # runs whose network is published
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -138,15 +138,37 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
         os.replace(Path(new) / "report.md", root / "report.md")
     for folder in folders:
         name = folder.name.rpartition("-")[0]
-        (root / "results" / name).mkdir(parents=True, exist_ok=True)
-        for file in (*folder.glob("*.json"), *folder.glob("*.csv")):
-            shutil.copy(file, root / "results" / name)
+        for file in (*folder.glob("*.json"), *folder.glob("*.csv"), *folder.glob("translations/*")):
+            kept = root / "results" / name / file.relative_to(folder)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, kept)
         if name in WEIGHTS:
             (root / "weights").mkdir(exist_ok=True)
             # A network that has a smaller form for use leaves it beside its weights.
             small = folder / "published.safetensors"
             kept = small if small.is_file() else folder / "weights.safetensors"
             shutil.copy(kept, root / "weights" / f"{name}.safetensors")
+
+
+def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[Path]:
+    """
+    Undo `publish`: make run folders of the published results and weights, and return those that were not there.
+
+    A report of the published preset is then built without training. Of runs whose network is not published only the
+    numbers come back.
+    """
+    restored = []
+    for config in sorted((root / "results").glob("*/config.json")):
+        name = config.parent.name
+        run = Run(name, json.loads(config.read_text()), runs)
+        if run.folder.exists():
+            continue
+        shutil.copytree(config.parent, run.folder)
+        published = root / "weights" / f"{name}.safetensors"
+        if published.is_file():
+            shutil.copy(published, run.weights)
+        restored.append(run.folder)
+    return restored
 
 
 def _settings(notebooks: list[Path], preset: str, changes: dict) -> dict[Path, dict]:

@@ -105,6 +105,7 @@ def fit(
     updates: int | None = None,
     evaluate: Callable[[Path, int], dict[str, float]] | None = None,
     shown: tuple[str, ...] | None = None,
+    numbers_only: bool = False,
     data: dict | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -116,7 +117,8 @@ def fit(
     The run's folder depends on name, model.config, batches.description, `data` and the length. A finished run is
     loaded, a half-done one goes on. `evaluate(folder, epoch)` is called in eval mode, without gradients, after each epoch
     (the first is 1); it returns its scores, and may leave files in the run's folder. `shown` names the losses and scores
-    that are printed then; without it all are.
+    that are printed then; without it all are. With `numbers_only` a finished run is good enough whose network was not
+    kept: `model` then stays untrained, and only the run is of use.
 
     Raises TrainingError (a loss that is not finite, another precision than the run began with), RunError (the folder)
     and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
@@ -133,9 +135,10 @@ def fit(
         "data": data or {},
     }
     run = Run(name, config | {"steps": total}, runs)
-    if run.finished:
-        weights.load_into(model, run.weights)
-        model.eval()
+    if run.finished or (numbers_only and "ended" in run.provenance):
+        if run.weights.exists():
+            weights.load_into(model, run.weights)
+            model.eval()
         print(f"{name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
         return run
 

@@ -4,6 +4,7 @@ Errors between pictures are mean absolute differences on the networks' scale, -1
 the training losses: 0 is no difference, 2 the largest.
 """
 
+import copy
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -75,9 +76,9 @@ def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
 
 
 def save_picture(path: Path, picture: Tensor) -> None:
-    """Write a uint8 picture (3, H, W)."""
+    """Write a uint8 picture (3, H, W), in the format that the path ends in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path, quality=95)
 
 
 def difference(pictures: Tensor, others: Tensor, mask: Tensor | None = None) -> float:
@@ -153,30 +154,26 @@ class Examiner:
 
 def strip_path(folder: Path, epoch: int) -> Path:
     """Where a run keeps the translations of an epoch, counted from 1."""
-    return folder / "translations" / f"epoch-{epoch:03}.png"
+    return folder / "translations" / f"epoch-{epoch:03}.webp"
 
 
 def save_strip(path: Path, pictures: Tensor) -> None:
-    """Keep pictures, uint8 (rows, columns, 3, H, W), as one PNG."""
+    """Keep pictures, uint8 (rows, columns, 3, H, W), as one small file; they are to look at, not to measure."""
     rows, columns, channels, height, width = pictures.shape
     sheet = pictures.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     save_picture(path, sheet.permute(2, 0, 1))
 
 
 def load_strip(path: Path, size: int) -> Tensor:
-    """The pictures that save_strip kept, uint8 (rows, columns, 3, size, size)."""
-    sheet = torch.from_numpy(np.array(Image.open(path)))
+    """The pictures that save_strip kept, nearly, uint8 (rows, columns, 3, size, size)."""
+    sheet = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
     rows, columns = sheet.shape[0] // size, sheet.shape[1] // size
     return sheet.reshape(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3)
 
 
 def save_generators(model: CycleGAN, path: Path) -> None:
-    """What translating needs, in half precision: the averaged generators, or the last ones if there are no averages."""
-    small = CycleGAN(model.config.model_copy(update={"ema_decay": 0.0}))
-    g_ab, g_ba = model.generators(averaged=bool(model.config.ema_decay))
-    small.g_ab.load_state_dict(g_ab.state_dict())
-    small.g_ba.load_state_dict(g_ba.state_dict())
-    weights.save(small.half(), path, without=small.optional_weights)
+    """What translating needs, in half precision: the generators and, if there are any, their averages."""
+    weights.save(copy.deepcopy(model).half(), path, without=model.optional_weights)
 
 
 def judge_for(domains: Domains) -> Judge | None:
@@ -193,10 +190,10 @@ def train_with_identity(domains: Domains, config: CycleGANConfig, asked: CycleGA
     """`asked.identity_epochs` epochs with the identity loss of the paper's section 5.2, at the same learning rates."""
     decay = config.decay_share if asked.identity_epochs == asked.epochs else 0.0
     model = CycleGAN(config.model_copy(update={"identity_weight": 0.5, "decay_share": decay}))
-    return _fit(model, domains, asked, "cyclegan-identity", asked.identity_epochs)
+    return _fit(model, domains, asked, "cyclegan-identity", asked.identity_epochs, numbers_only=True)
 
 
-def _fit(model: CycleGAN, domains: Domains, asked: CycleGANParameters, name: str, epochs: int) -> Run:
+def _fit(model: CycleGAN, domains: Domains, asked: CycleGANParameters, name: str, epochs: int, **more) -> Run:
     return training.fit(
         model,
         unpaired.Pairs(domains.train_a, domains.train_b, domains.size, asked.seed, asked.batch_size),
@@ -206,4 +203,5 @@ def _fit(model: CycleGAN, domains: Domains, asked: CycleGANParameters, name: str
         shown=SHOWN,
         data=domains.description,
         **asked.model_dump(include={"device", "precision", "runs"}),
+        **more,
     )

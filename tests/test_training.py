@@ -101,6 +101,30 @@ def test_a_finished_run_is_loaded(bytes_, tmp_path, capsys, monkeypatch):
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
+def test_numbers_of_a_finished_run_need_no_network(bytes_, tmp_path, capsys):
+    """A finished run whose network was not kept is loaded if only its numbers are wanted, else trained anew."""
+    run, _ = fit(bytes_, tmp_path)
+    run.weights.unlink()
+    before = run.provenance
+    again, _ = fit(bytes_, tmp_path, numbers_only=True)
+    assert "finished on" in capsys.readouterr().out
+    assert again.history["step"].tolist() == list(range(1, 10))
+    assert not run.weights.exists()
+    fit(bytes_, tmp_path)
+    assert run.weights.exists()
+    assert run.provenance["started"] >= before["started"]
+
+
+def test_only_what_is_asked_for_is_printed(bytes_, tmp_path, capsys, monkeypatch):
+    """`shown` names the values of the line after an epoch, in its order; the tables have all of them."""
+    monkeypatch.setenv("HW2_PROGRESS", "lines")
+    run, _ = fit(bytes_, tmp_path, epochs=1, shown=("test_psnr", "mse", "no such"))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "epoch 1/1" in line]
+    assert [word for word in line.split() if word.isidentifier()][1:3] == ["test_psnr", "mse"]
+    assert "vq" not in line
+    assert "vq" in run.history
+
+
 def test_damaged_weights_of_a_finished_run_are_one_clear_line(bytes_, tmp_path):
     """A finished run whose weights file is torn is refused in one line that names the file."""
     run, _ = fit(bytes_, tmp_path)
