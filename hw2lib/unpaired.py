@@ -85,7 +85,7 @@ def load(dataset: str, size: int, root: str | Path | None = None) -> Domains:
     where data sets and the cache live, see `data.root_folder`. Raises DataError if there is no such data set,
     if it cannot be had whole, or if size is not a whole number of 32 or more that 4 divides.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < SMALLEST_SIZE or size % 4:
+    if not isinstance(size, int) or size < SMALLEST_SIZE or size % 4:
         raise DataError(
             f"size {size!r}: give a whole number of pixels, {SMALLEST_SIZE} or more and divisible by 4"
         )

@@ -134,11 +134,14 @@ def test_toy_is_the_same_each_time(toy):
         assert torch.equal(few, many[: len(few)])
 
 
-def test_toy_training_pictures_show_horses_and_zebras(toy):
-    """Domain a holds what the painter calls horses and b what it calls zebras."""
-    seed_a, seed_b, _ = unpaired.TOY_SEEDS
+def test_toy_domains_show_horses_and_zebras(toy):
+    """Domain a holds what the painter calls horses and b what it calls zebras, in training and test."""
+    seed_a, seed_b, test_seed = unpaired.TOY_SEEDS
     assert torch.equal(toy.train_a[:20], scenes(20, 36, seed_a).horses)
     assert torch.equal(toy.train_b[:20], scenes(20, 36, seed_b).zebras)
+    horses, zebras, masks = scenes(20, 32, test_seed)
+    assert torch.equal(toy.test_a[:20], horses) and torch.equal(toy.test_b[:20], zebras)
+    assert torch.equal(toy.masks[:20], masks)
 
 
 def test_toy_training_pictures_have_no_counterparts(toy):
@@ -236,6 +239,15 @@ def test_folder_is_read_once(tmp_path, monkeypatch):
     assert load(str(path), 32).checksum == first.checksum and not read
     Image.fromarray(noise(50, 50, 3)).save(path / "trainB" / "001.png")
     assert load(str(path), 32).checksum != first.checksum and read == ["trainB"] * 4
+
+
+def test_cache_of_a_folder_is_kept_in_the_root(tmp_path):
+    """The squares of a folder are kept below the root that is given, and nothing is written in the folder."""
+    path = album(tmp_path / "album")
+    load(str(path), 32, root=tmp_path / "elsewhere")
+    assert len(list((tmp_path / "elsewhere" / ".cache").iterdir())) == 4
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["album", "elsewhere"]
+    assert sorted(each.name for each in path.iterdir()) == sorted(SPLITS)
 
 
 @pytest.mark.parametrize("split", ["trainA", "testB"])
@@ -460,6 +472,10 @@ SPOILT = {
     "one bit flipped": (stored_with_one_bit_flipped, UNREADABLE),
     "encrypted": (lambda files: with_central_entries(files, 1, 8), UNREADABLE),
     "unknown packing": (lambda files: with_central_entries(files, 0, 99), UNREADABLE),
+    "a name that is no text": (
+        lambda files: zip_of({**files, "é.jpg": b""}).replace("é".encode(), b"\xff\xff"),
+        UNREADABLE,
+    ),
     "a file missing": (lambda files: zip_of(dict([*files.items()][1:])), UNEXPECTED.format(2, "trainA", 3)),
     "a file too many": (
         lambda files: zip_of({**files, "horse2zebra/testB/more.jpg": b"x"}),
