@@ -44,8 +44,8 @@ def restore() -> None:
     """Make run folders of the published results, so that their report can be built again without training."""
     from hw2lib import report as room
 
-    for folder in room.restore():
-        click.echo(folder)
+    for line in room.restore():
+        click.echo(line)
 
 
 @main.command()
@@ -69,7 +69,7 @@ def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ..
         asked = asked.model_copy(update={"data_root": str(Path(data_root).resolve())})
     if model == "cyclegan":
         config, domains = translation.cyclegan_setup(asked)
-        run = translation.train_cyclegan(CycleGAN(config), domains, asked)
+        run = translation.train_cyclegan(CycleGAN(config), domains, translation.judge_for(domains), asked)
     else:
         config, pictures = experiments.vqvae_setup(asked)
         run = experiments.train_vqvae(VQVAE(config), pictures, asked)
@@ -90,14 +90,19 @@ def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: str) ->
 
     The shorter side is scaled to the size that the network was trained on.
     """
+    targets = [folder / f"{source.stem}.png" for source in sources]
+    for target in targets:
+        if targets.count(target) > 1 or target.resolve() in [source.resolve() for source in sources]:
+            raise parameters.ParameterError(
+                f"{target} would be written over: give another folder, or fewer pictures"
+            )
     model = CycleGAN.load(weights)
     g_ab, g_ba = model.generators(averaged=bool(model.config.ema_decay))
     generator = g_ab if to == "b" else g_ba
     pictures = {
         source: translation.fit_for(model, read_picture(source)) for source in sources
     }  # all, before any work
-    for source, picture in pictures.items():
-        target = folder / f"{source.stem}.png"
+    for picture, target in zip(pictures.values(), targets, strict=True):
         translation.save_picture(target, translation.translate(generator, picture)[0])
         click.echo(target)
 

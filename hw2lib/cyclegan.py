@@ -52,7 +52,7 @@ class CycleGANConfig(BaseModel):
     cycle_weight: float = Field(10.0, ge=0)  # lambda of equation 3
     identity_weight: float = Field(
         0.0, ge=0
-    )  # in units of cycle_weight; section 5.2 has 0.5; at 0 not computed
+    )  # in units of cycle_weight; appendix 7.1 has 0.5; at 0 not computed
     pool_size: int = Field(
         50, ge=0
     )  # earlier translations the discriminators may be shown; 0: the newest only
@@ -83,7 +83,7 @@ def generator_loss(objective: Objective, fake: Tensor) -> Tensor:
 
 
 def discriminator_loss(objective: Objective, real: Tensor, fake: Tensor) -> Tensor:
-    """What a discriminator minimises, halved (section 4: "we divide the objective by 2"), for its outputs on both.
+    """What a discriminator minimises, halved (appendix 7.1), for its outputs on both.
 
     least_squares (D(real) - 1)^2 + D(fake)^2; cross_entropy -log sigmoid(D(real)) - log(1 - sigmoid(D(fake)));
     hinge max(0, 1 - D(real)) + max(0, 1 + D(fake)); each the mean over all patches.
@@ -96,10 +96,11 @@ def discriminator_loss(objective: Objective, real: Tensor, fake: Tensor) -> Tens
 
 
 class ImagePool(nn.Module):
-    """The last translations, so that a discriminator is not shown the newest only (Shrivastava et al. 2017, 2.3).
+    """Earlier translations, so that a discriminator is not shown the newest only (Shrivastava et al. 2017, 2.3).
 
     A picture that comes while there is room is kept and handed on. Later ones are handed on half of the time; else
-    they take the place of a random one in the pool, which is handed on instead. The pictures are in the state_dict.
+    they take the place of a random one in the pool, which is handed on instead. The pictures are in the state_dict (of several processes, in each one's own: a checkpoint has
+    those of the first, and only a run in one process resumes to the same bits).
     """
 
     def __init__(self, size: int = 50):
@@ -112,13 +113,15 @@ class ImagePool(nn.Module):
         fakes = fakes.detach()
         if self.size == 0:
             return fakes
+        if self.pictures and self.pictures[0].device != fakes.device:  # after a resume
+            self.pictures = [picture.to(fakes.device) for picture in self.pictures]
         handed_on = []
         for fake in fakes:
             if len(self.pictures) < self.size:
                 self.pictures.append(fake.clone())
             elif torch.rand(()) < 0.5:
                 place = int(torch.randint(self.size, ()))
-                fake, self.pictures[place] = self.pictures[place].to(fake.device), fake.clone()
+                fake, self.pictures[place] = self.pictures[place], fake.clone()
             handed_on.append(fake)
         return torch.stack(handed_on)
 
@@ -250,7 +253,7 @@ class CycleGAN(nn.Module):
 
     def _translation(
         self, source: str, real: Tensor, target: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
         """From domain `source` ("a" or "b") to the other and back: translations, losses, gradients of both generators.
 
         real: pictures of the source domain, target: of the other, which only the identity loss looks at.
@@ -290,8 +293,12 @@ class CycleGAN(nn.Module):
     def autocast(self):
         """The precision of the training, as a context."""
         with self.fabric.autocast():
+            before = torch.is_autocast_cache_enabled()
             torch.set_autocast_cache_enabled(False)  # the cache of cast weights is one for all threads
-            yield
+            try:
+                yield
+            finally:
+                torch.set_autocast_cache_enabled(before)
 
     def _update(self, name: str, grads: Sequence[Tensor]) -> None:
         for parameter, grad in zip(self.parameters_of[name], grads, strict=True):

@@ -164,8 +164,8 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
     return figure
 
 
-def labelled_rows(rows: list[tuple[str, Tensor]], above: list[str] | None = None) -> Figure:
-    """Rows of uint8 pictures (N, 3, H, W), each with its label at the left, and words above the columns."""
+def labelled_rows(rows: list[tuple[str, Tensor]]) -> Figure:
+    """Rows of uint8 pictures (N, 3, H, W), each with its label at the left."""
     sheets = [picture_sheet(pictures, len(pictures)) for _, pictures in rows]
     height, width = len(sheets) * sheets[0].shape[0], sheets[0].shape[1]
     figure, grid = plt.subplots(len(rows), 1, figsize=(7.0, 7.0 * height / width + 0.05), squeeze=False)
@@ -173,11 +173,6 @@ def labelled_rows(rows: list[tuple[str, Tensor]], above: list[str] | None = None
         _show_sheet(axes, sheet)
         axes.text(
             -0.006, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7
-        )
-    for column, words in enumerate(above or []):
-        place = (column + 0.5) / len(above)
-        grid[0, 0].text(
-            place, 1.02, words, transform=grid[0, 0].transAxes, ha="center", va="bottom", fontsize=7
         )
     figure.subplots_adjust(hspace=0.03)
     return figure

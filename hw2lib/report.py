@@ -119,7 +119,7 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
     """
     Make a build the published report: report.md, figures/, results/<run>/ and weights/ in the repository root.
 
-    The runs are those that the notebooks named in their provenance. Figures no longer used are removed. Raises
+    The runs are those that the notebooks named in their provenance. Figures and results no longer used are removed. Raises
     ReportError if the build or one of its runs is not there; nothing has then been changed.
     """
     build_folder = Path(build_folder)
@@ -136,6 +136,7 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
         shutil.copy(build_folder / "report.md", new)
         document.replace_figures(copied, root / "figures")
         os.replace(Path(new) / "report.md", root / "report.md")
+    shutil.rmtree(root / "results", ignore_errors=True)
     for folder in folders:
         name = folder.name.rpartition("-")[0]
         for file in (*folder.glob("*.json"), *folder.glob("*.csv"), *folder.glob("translations/*")):
@@ -150,25 +151,33 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
             shutil.copy(kept, root / "weights" / f"{name}.safetensors")
 
 
-def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[Path]:
+def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
     """
-    Undo `publish`: make run folders of the published results and weights, and return those that were not there.
+    Undo `publish`: make run folders of the published results and weights; return a line on each.
 
     A report of the published preset is then built without training. Of runs whose network is not published only the
-    numbers come back.
+    numbers come back. Raises ReportError for weights that should be there and are not.
     """
-    restored = []
+    lines = []
     for config in sorted((root / "results").glob("*/config.json")):
         name = config.parent.name
+        published = root / "weights" / f"{name}.safetensors"
+        if name in WEIGHTS and not published.is_file():
+            raise ReportError(f"{published} is missing: get the whole repository")
         run = Run(name, json.loads(config.read_text()), runs)
         if run.folder.exists():
+            lines.append(f"{run.folder} is there already; delete it to restore it")
             continue
-        shutil.copytree(config.parent, run.folder)
-        published = root / "weights" / f"{name}.safetensors"
-        if published.is_file():
-            shutil.copy(published, run.weights)
-        restored.append(run.folder)
-    return restored
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=run.folder.parent, prefix=f".{name}-"
+        ) as new:  # there whole or not at all
+            copied = shutil.copytree(config.parent, Path(new) / name)
+            if published.is_file():
+                shutil.copy(published, copied / run.weights.name)
+            copied.rename(run.folder)
+        lines.append(f"{run.folder} restored")
+    return lines
 
 
 def _settings(notebooks: list[Path], preset: str, changes: dict) -> dict[Path, dict]:

@@ -7,6 +7,8 @@
         checkpoint/           the last two checkpoints
         weights.safetensors   the trained network, once finished
         metrics.json          numbers measured afterwards, by whoever measured them
+        translations/         CycleGAN: test pictures translated after each epoch
+        published.safetensors the network in the form that is published, if that is another
         provenance.json       commit, versions, machine, precision, seed, data, times
 
 Files appear whole or not at all, and a table is never shorter than the newest checkpoint says.

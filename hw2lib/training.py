@@ -138,7 +138,7 @@ def fit(
     if run.finished or (numbers_only and "ended" in run.provenance):
         if run.weights.exists():
             weights.load_into(model, run.weights)
-            model.eval()
+            model.to(machine(device, precision).device).eval()
         print(f"{name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
         return run
 

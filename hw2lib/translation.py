@@ -4,8 +4,9 @@ Errors between pictures are mean absolute differences on the networks' scale, -1
 the training losses: 0 is no difference, 2 the largest.
 """
 
-import copy
+import io
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +23,12 @@ from hw2lib.judge import (
     share,
 )
 from hw2lib.parameters import CycleGANParameters, make
-from hw2lib.runs import Run
+from hw2lib.runs import Run, write_whole
 from hw2lib.unpaired import Domains
 
-# What is printed after each epoch; all else is in the run's tables.
-SHOWN = (
-    "g_ab",
-    "g_ba",
-    "cycle_a",
-    "cycle_b",
-    "d_a",
-    "d_b",
-    "average_zebra_ab",
-    "average_kd_ab",
-    "average_truth_ab",
-)
+# What is printed after each epoch, with the scores of the generators that are judged; all else is in the run's tables.
+SHOWN = ("g_ab", "g_ba", "cycle_a", "cycle_b", "d_a", "d_b")
+SHOWN_SCORES = ("zebra_ab", "kd_ab", "truth_ab")
 STRIP = 4  # test pictures of each domain that are kept after each epoch
 
 
@@ -76,9 +68,10 @@ def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
 
 
 def save_picture(path: Path, picture: Tensor) -> None:
-    """Write a uint8 picture (3, H, W), in the format that the path ends in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path, quality=95)
+    """Write a uint8 picture (3, H, W), in the format that the path ends in. Raises RunError if it cannot be written."""
+    content = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, path.suffix[1:], quality=95)
+    write_whole(path, content.getvalue())
 
 
 def difference(pictures: Tensor, others: Tensor, mask: Tensor | None = None) -> float:
@@ -93,14 +86,26 @@ def colour_shift(pictures: Tensor, others: Tensor) -> float:
     return float((next(means) - next(means)).abs().mean())
 
 
-def cycle_error(model: CycleGAN, domains: Domains, averaged: bool) -> tuple[float, float]:
-    """Differences between test pictures and what comes back from the other domain as bytes: A to B to A, B to A to B."""
+def cycle_error(
+    model: CycleGAN, domains: Domains, averaged: bool, fake_a: Tensor, fake_b: Tensor
+) -> dict[str, float]:
+    """Differences between test pictures and what comes back from their translations, uint8, by the same generators.
+
+    "aba": from A to B and back, "bab": from B to A and back.
+    """
     g_ab, g_ba = model.generators(averaged)
-    there_and_back = ((g_ab, g_ba, domains.test_a), (g_ba, g_ab, domains.test_b))
-    first, second = (
-        difference(translate(back, translate(to, real)), real) for to, back, real in there_and_back
-    )
-    return first, second
+    back_a, back_b = translate(g_ba, fake_b), translate(g_ab, fake_a)
+    return {"aba": difference(back_a, domains.test_a), "bab": difference(back_b, domains.test_b)}
+
+
+def as_published(model: CycleGAN, run: Run) -> CycleGAN:
+    """The generators as they are published, in half precision: what is measured is what others get.
+
+    They are kept in the run's folder as published.safetensors, and come on the model's device, in eval mode.
+    """
+    path = run.folder / "published.safetensors"
+    weights.save(model, path, without=model.optional_weights, dtype=torch.float16)
+    return CycleGAN.load(path).to(next(model.g_ab.parameters()).device)
 
 
 class Examiner:
@@ -110,19 +115,24 @@ class Examiner:
 
     change    difference between test pictures and their translations; shift: of their mean colours
     kd        kernel distance to real test pictures of the other domain, in the judge's features, if there is a judge
-    zebra     share of translations that it calls zebra (horse2zebra only)
+    zebra     share of translations that it calls zebra (photographs of zebras only)
     truth     difference to the true counterparts; background: change off the animal (toy pictures only)
     """
 
     def __init__(self, model: CycleGAN, domains: Domains, judge: Judge | None):
         self.model, self.domains, self.judge = model, domains, judge
-        if judge:
-            self.real_features = {"a": judge.features(domains.test_a), "b": judge.features(domains.test_b)}
+
+    @cached_property
+    def real_features(self) -> dict[str, Tensor]:
+        return {"a": self.judge.features(self.domains.test_a), "b": self.judge.features(self.domains.test_b)}
 
     def __call__(self, folder: Path, epoch: int) -> dict[str, float]:
         kinds = ("last", "average") if self.model.config.ema_decay else ("last",)
+        if self.judge:
+            _ = self.real_features  # here, before two threads ask for it
         rows, scores = zip(*self.model.both(self._look_at, kinds), strict=True)
-        save_strip(strip_path(folder, epoch), torch.stack(rows))
+        if self.model.fabric.is_global_zero:
+            save_strip(strip_path(folder, epoch), torch.stack(rows))
         return {
             f"{kind}_{name}": score
             for kind, its in zip(kinds, scores, strict=True)
@@ -146,7 +156,7 @@ class Examiner:
                 found[f"background_{there}"] = difference(fake, real, ~ours.masks)
             if self.judge:
                 looks = self.judge.look(fake)
-                if ours.name == unpaired.HORSE2ZEBRA:
+                if ours.zebras:
                     found[f"zebra_{there}"] = share(looks.probabilities, ZEBRA)
                 found[f"kd_{there}"] = kernel_distance(looks.features, self.real_features[there[1]])
         return found
@@ -171,36 +181,42 @@ def load_strip(path: Path, size: int) -> Tensor:
     return sheet.reshape(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3)
 
 
-def save_generators(model: CycleGAN, path: Path) -> None:
-    """What translating needs, in half precision: the generators and, if there are any, their averages."""
-    weights.save(copy.deepcopy(model).half(), path, without=model.optional_weights)
-
-
 def judge_for(domains: Domains) -> Judge | None:
-    """The judge of photographs; drawn pictures it cannot tell apart. Raises JudgeError if it is not installed."""
-    return None if domains.name == "toy" else Judge()
+    """The judge of photographs; of drawn pictures the truth is known. Raises JudgeError if it is not installed."""
+    return None if domains.aligned else Judge()
 
 
-def train_cyclegan(model: CycleGAN, domains: Domains, asked: CycleGANParameters) -> Run:
+def train_cyclegan(model: CycleGAN, domains: Domains, judge: Judge | None, asked: CycleGANParameters) -> Run:
     """The run that the report is about."""
-    return _fit(model, domains, asked, "cyclegan", asked.epochs)
+    return _fit(model, domains, judge, asked, "cyclegan", asked.epochs)
 
 
-def train_with_identity(domains: Domains, config: CycleGANConfig, asked: CycleGANParameters) -> Run:
+def train_with_identity(
+    config: CycleGANConfig, domains: Domains, judge: Judge | None, asked: CycleGANParameters
+) -> Run:
     """`asked.identity_epochs` epochs with the identity loss of the paper's section 5.2, at the same learning rates."""
     decay = config.decay_share if asked.identity_epochs == asked.epochs else 0.0
     model = CycleGAN(config.model_copy(update={"identity_weight": 0.5, "decay_share": decay}))
-    return _fit(model, domains, asked, "cyclegan-identity", asked.identity_epochs, numbers_only=True)
+    return _fit(model, domains, judge, asked, "cyclegan-identity", asked.identity_epochs, numbers_only=True)
 
 
-def _fit(model: CycleGAN, domains: Domains, asked: CycleGANParameters, name: str, epochs: int, **more) -> Run:
+def _fit(
+    model: CycleGAN,
+    domains: Domains,
+    judge: Judge | None,
+    asked: CycleGANParameters,
+    name: str,
+    epochs: int,
+    **more,
+) -> Run:
+    kind = "average" if model.config.ema_decay else "last"
     return training.fit(
         model,
         unpaired.Pairs(domains.train_a, domains.train_b, domains.size, asked.seed, asked.batch_size),
         name=name,
         epochs=epochs,
-        evaluate=Examiner(model, domains, judge_for(domains)),
-        shown=SHOWN,
+        evaluate=Examiner(model, domains, judge),
+        shown=(*SHOWN, *(f"{kind}_{score}" for score in SHOWN_SCORES)),
         data=domains.description,
         **asked.model_dump(include={"device", "precision", "runs"}),
         **more,

@@ -36,6 +36,7 @@ HORSE2ZEBRA_SPLITS = {  # number of pictures, and the sha256 of what `sha256sum 
 }
 
 SMALLEST_SIZE = 32  # pixels
+FEWEST = 3  # pictures in a split; distances between sets have no standard error with fewer
 TOY_SEEDS = (3, 4, 5)  # of the scenes of the training horses, the training zebras and the test pairs
 
 
@@ -51,6 +52,7 @@ class Domains:
     a, b              what the domains show, such as "horse" and "zebra"
     masks             bool (M, size, size), where the animal is in test pictures, if that is known
     aligned           whether test_b[i] is the true counterpart of test_a[i]
+    zebras            whether these are photographs, of which those of b show zebras
     """
 
     name: str
@@ -64,6 +66,7 @@ class Domains:
     b: str = "B"
     masks: Tensor | None = None
     aligned: bool = False
+    zebras: bool = False
 
     @property
     def description(self) -> dict:
@@ -156,7 +159,7 @@ def horse2zebra(size: int, root: str | Path | None = None) -> Domains:
     files = {split: _published_files(where / split) for split in SPLITS}
     for split in SPLITS:  # only now, as counting all of them is cheap
         _check_published(where / split, files[split])
-    return _read(where, files, size, root / ".cache", a="horse", b="zebra")
+    return _read(where, files, size, root / ".cache", a="horse", b="zebra", zebras=True)
 
 
 def _published_files(path: Path) -> list[Path]:
@@ -190,19 +193,17 @@ def folder(path: str | Path, size: int, cache: str | Path | None = None) -> Doma
     Training pictures become uint8 (N, 3, L, L), test pictures (M, 3, size, size). How pictures are read and
     cached is told at `data.folder`.
 
-    Raises DataError if a folder is missing or has no pictures, if there are fewer than 2 pictures to train on
-    in either domain, or if a picture cannot be read (the message names it).
+    Raises DataError if a folder is missing or has fewer than 3 pictures, or if a picture cannot be read (the
+    message names it).
     """
     path = Path(path).expanduser()
     missing = [split for split in SPLITS if not (path / split).is_dir()]
     if missing:
         raise DataError(f"{path} has no folder {', '.join(missing)}: {', '.join(SPLITS)} are needed")
     files = {split: folders.picture_files(path / split) for split in SPLITS}
-    for split in ("trainA", "trainB"):
-        if len(files[split]) < 2:
-            raise DataError(
-                f"{path / split} holds only one picture, {files[split][0].name}: 2 or more are needed"
-            )
+    for split, found in files.items():
+        if len(found) < FEWEST:
+            raise DataError(f"{path / split} has too few pictures, {len(found)}: {FEWEST} or more are needed")
     return _read(path, files, size, Path(cache) if cache else root_folder() / ".cache")
 
 

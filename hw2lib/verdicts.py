@@ -13,9 +13,11 @@ from hw2lib.judge import (
     Judge,
     between,
     frechet_distance,
+    kernel,
     kernel_distance,
     kernel_distance_error,
     share,
+    standard_fid,
 )
 from hw2lib.runs import Run
 from hw2lib.translation import STRIP, difference, load_strip, strip_path
@@ -37,45 +39,65 @@ def card(
 ) -> dict[str, dict[str, float]]:
     """What the judge says of translations into domain `to`, "a" or "b", between doing nothing and real pictures.
 
-    Without a judge, what the true counterparts say, see `toy_card`.
-
     fakes: by name, all test pictures of the other domain translated, uint8 (N, 3, H, W). Added are "doing nothing",
     those pictures as they are, and "real pictures", N training pictures of the domain, evenly spaced. Each gets
     kd and kd_error (kernel distance to the test pictures of the domain, and its standard error), fd (Fréchet distance
-    to the same), zebra (share called zebra) and kd_closed, fd_closed (see judge.between).
+    to the same), kd_closed, kd_closed_error and fd_closed (see judge.between) and, of zebras, zebra (share called so).
+    Without a judge, see `toy_card`.
     """
     if judge is None:
         return toy_card(domains, to, fakes)
-    source, target, train = (
-        (domains.test_a, domains.test_b, domains.train_b)
-        if to == "b"
-        else (domains.test_b, domains.test_a, domains.train_a)
-    )
-    spread = torch.linspace(0, len(train) - 1, min(len(source), len(train))).long()
-    size = (domains.size, domains.size)
-    real = F.interpolate(train[spread].float(), size, mode="bicubic", antialias=True)
-    real = real.round().clamp(0, 255).to(torch.uint8)
+    source, target = _way(domains, to)
     wanted = judge.features(target)
     rows: dict[str, dict[str, float]] = {}
-    for name, pictures in {"doing nothing": source, **fakes, "real pictures": real}.items():
+    for name, pictures in {
+        "doing nothing": source,
+        **fakes,
+        "real pictures": real_sample(domains, to),
+    }.items():
         features, probabilities = judge.look(pictures)
         rows[name] = {
             "kd": kernel_distance(features, wanted),
             "kd_error": kernel_distance_error(features, wanted),
             "fd": frechet_distance(features, wanted),
-            "zebra": share(probabilities, ZEBRA),
         }
+        if domains.zebras:
+            rows[name]["zebra"] = share(probabilities, ZEBRA)
     for row in rows.values():
         for score in ("kd", "fd"):
-            ends = (rows[end][score] for end in ("real pictures", "doing nothing"))
-            row[f"{score}_closed"] = between(row[score], *ends)
+            floor, ceiling = (rows[end][score] for end in ("real pictures", "doing nothing"))
+            row[f"{score}_closed"] = between(row[score], floor, ceiling)
+            if score == "kd":
+                row["kd_closed_error"] = row["kd_error"] / abs(ceiling - floor)
     return rows
+
+
+def _way(domains: Domains, to: str) -> tuple[Tensor, Tensor]:
+    """Test pictures that are translated, and those of the domain `to`."""
+    return (domains.test_a, domains.test_b) if to == "b" else (domains.test_b, domains.test_a)
+
+
+def real_sample(domains: Domains, to: str) -> Tensor:
+    """As many training pictures of domain `to` as are translated into it, evenly spaced, scaled to the test size."""
+    train = domains.train_b if to == "b" else domains.train_a
+    count = min(len(_way(domains, to)[0]), len(train))
+    spread = torch.linspace(0, len(train) - 1, count).long()
+    size = (domains.size, domains.size)
+    scaled = F.interpolate(train[spread].float(), size, mode="bicubic", antialias=True)
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+def fids(domains: Domains, to: str, fakes: dict[str, Tensor]) -> dict[str, float]:
+    """The standard FID of the rows of `card`, which needs a network connection once. Raises JudgeError."""
+    source, target = _way(domains, to)
+    rows = {"doing nothing": source, **fakes, "real pictures": real_sample(domains, to)}
+    return {name: standard_fid(target, pictures) for name, pictures in rows.items()}
 
 
 def toy_card(domains: Domains, to: str, fakes: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """As `card`, for toy pictures: truth, the difference to the true counterparts, and background, the change off the
     animal. Doing nothing and the true counterparts are the two ends."""
-    source, target = (domains.test_a, domains.test_b) if to == "b" else (domains.test_b, domains.test_a)
+    source, target = _way(domains, to)
     rows = {"doing nothing": source, **fakes, "true counterparts": target}
     return {
         name: {
@@ -93,10 +115,10 @@ def in_words(row: dict[str, float]) -> dict[str, str]:
             "difference to the truth": f"{row['truth']:.3f}",
             "change of the background": f"{row['background']:.3f}",
         }
-    return {
-        "called zebra": f"{row['zebra']:.1%}",
+    zebra = {"called zebra": f"{row['zebra']:.1%}"} if "zebra" in row else {}
+    return zebra | {
         "KD": f"{row['kd']:.3f} ± {row['kd_error']:.3f}",
-        "gap closed, KD": f"{row['kd_closed']:.0%}",
+        "gap closed, KD": f"{row['kd_closed']:.0%} ± {row['kd_closed_error']:.0%}",
         "FD": f"{row['fd']:.1f}",
         "gap closed, FD": f"{row['fd_closed']:.0%}",
     }
@@ -110,31 +132,47 @@ def verdict(cards: dict[str, dict], name: str, a: str, b: str) -> str:
         return (
             f"Of drawn pictures the truth is known. From {a} to {b} the translations by the {name} weights differ from the "
             f"true counterparts by {there['truth']:.3f}, where the untouched inputs differ by {nothing[0]:.3f}; from {b} to "
-            f"{a} by {back['truth']:.3f}, where the inputs differ by {nothing[1]:.3f}. Where there is no animal nothing should "
-            f"change; the background changed by {there['background']:.3f} and {back['background']:.3f}."
+            f"{a} by {back['truth']:.3f}, where the inputs differ by {nothing[1]:.3f}. Off the animal nothing should change; "
+            f"the background changed by {there['background']:.3f} and {back['background']:.3f}."
         )
-    real, source = cards["b"]["real pictures"], cards["b"]["doing nothing"]
-    gone = cards["a"]["doing nothing"]["zebra"]
-    return (
-        f"The judge calls {there['zebra']:.1%} of the {a}s that the {name} weights translated zebra, {source['zebra']:.1%} of "
-        f"the {a}s as they are and {real['zebra']:.1%} of real ones. Of the {b}s, of which it knows {gone:.1%}, it still calls "
-        f"{back['zebra']:.1%} zebra after their translation. By the kernel distance the translations from {a} to {b} close "
-        f"{there['kd_closed']:.0%} of the gap between doing nothing and real pictures, those from {b} to {a} "
-        f"{back['kd_closed']:.0%}."
+    words = ""
+    if "zebra" in there:
+        real, source = cards["b"]["real pictures"], cards["b"]["doing nothing"]
+        gone = cards["a"]["doing nothing"]["zebra"]
+        words = (
+            f"The judge calls {there['zebra']:.1%} of the {a}s that the {name} weights translated zebra, "
+            f"{source['zebra']:.1%} of the {a}s as they are and {real['zebra']:.1%} of real {b}s. Of the {b}s, of which it "
+            f"recognises {gone:.1%}, it still calls {back['zebra']:.1%} zebra after their translation. "
+        )
+    return words + (
+        f"By the kernel distance, translations from {a} to {b} {_closing(there)}, and those from {b} to {a} {_closing(back)}."
     )
 
 
-def by_merit(domains: Domains, judge: Judge | None, to: str, fake: Tensor) -> Tensor:
-    """Positions of translations into domain `to`, uint8 (N, 3, H, W), from the best to the worst: int64 (N,).
+def _closing(row: dict[str, float]) -> str:
+    if row["kd_closed"] <= 0:
+        return "do not close the gap: they lie farther from real pictures than the inputs do"
+    return f"close {row['kd_closed']:.0%} of the gap between doing nothing and real pictures"
 
-    For the judge, into zebras the surest zebra is best, out of them the least; without one the nearest to the true
-    counterpart.
+
+def by_merit(domains: Domains, judge: Judge | None, to: str, fake: Tensor) -> tuple[Tensor, str]:
+    """Positions of translations into domain `to`, uint8 (N, 3, H, W), from the best to the worst, int64 (N,), and by what.
+
+    Of zebras, the surest zebra is the best one into them, the least sure the best one out of them. Of other photographs,
+    the one that is nearest to real pictures of the target and farthest from those of the source, by the kernel of the
+    kernel distance. Of drawn ones, the one nearest to its true counterpart.
     """
-    if judge:
-        zebra = judge.probabilities(fake)[:, ZEBRA]
-        return zebra.argsort(descending=to == "b")
-    truth = domains.test_b if to == "b" else domains.test_a
-    return (fake.int() - truth.int()).abs().double().mean((1, 2, 3)).argsort()
+    source, target = _way(domains, to)
+    if domains.aligned:
+        return (fake.int() - target.int()).abs().double().mean(
+            (1, 2, 3)
+        ).argsort(), "nearness to the true counterpart"
+    features, probabilities = judge.look(fake)
+    if domains.zebras:
+        towards = "the judge's probability of a zebra" + (", the lowest first" if to == "a" else "")
+        return probabilities[:, ZEBRA].argsort(descending=to == "b"), towards
+    near, far = (kernel(features, judge.features(real)).mean(1) for real in (target, source))
+    return (near - far).argsort(descending=True), "nearness to the target domain in the judge's features"
 
 
 def best_typical_worst(order: Tensor, each: int) -> dict[str, Tensor]:
@@ -147,10 +185,12 @@ def best_typical_worst(order: Tensor, each: int) -> dict[str, Tensor]:
 # ---- reading a run
 
 
-def means_of_epoch(history: dict[str, np.ndarray], epoch: int) -> dict[str, float]:
-    """The mean of each logged value over the steps of an epoch, counted from 1."""
-    here = history["epoch"] == epoch
-    return {name: float(values[here].mean()) for name, values in history.items()}
+def first_and_last_tenth(history: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, float]]:
+    """The mean of each logged value over the first and over the last tenth of the steps."""
+    tenth = max(1, len(history["step"]) // 10)
+    ends = (slice(None, tenth), slice(-tenth, None))
+    first, last = ({name: float(values[end].mean()) for name, values in history.items()} for end in ends)
+    return first, last
 
 
 def strip_inputs(domains: Domains) -> Tensor:
@@ -193,7 +233,7 @@ def references(cards: dict[str, dict], scores: list[tuple[str, str]]) -> dict[st
 
 
 def compare(without: Run, with_identity: Run, epoch: int) -> dict[str, dict[str, float]]:
-    """Scores of the averaged generators of two runs after the same epoch, and its mean cycle loss."""
+    """Scores of two runs after the same epoch, by the averaged generators if there are any, and its mean cycle loss."""
     found = {}
     for name, run in (("without identity loss", without), ("with identity loss", with_identity)):
         kind = "average_" if "average_change_ab" in run.epochs else "last_"
@@ -204,7 +244,7 @@ def compare(without: Run, with_identity: Run, epoch: int) -> dict[str, dict[str,
             if kind + score in run.epochs
         }
         cycle = (run.history["cycle_a"] + run.history["cycle_b"])[here] / 2
-        found[name] = row | {"cycle loss": float(cycle.mean())}
+        found[name] = row | {"cycle loss of that epoch's steps": float(cycle.mean())}
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -19,16 +20,17 @@ class WeightsError(Problem):
     """A weights file that is missing, damaged, or made for another model."""
 
 
-def save(model, path: str | Path, without: tuple[str, ...] = ()) -> None:
+def save(model, path: str | Path, without: tuple[str, ...] = (), dtype: torch.dtype | None = None) -> None:
     """Write model.state_dict() and model.config; the file appears whole or not at all.
 
     Tensors whose names begin with one of `without` are left out; `load` accepts that of `model.optional_weights` only.
+    `dtype`, if given, is the type in the file, such as torch.float16; a network that is loaded has its own again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     tensors = {
-        name: tensor.detach().cpu().contiguous()
+        name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
         if not name.startswith(without)
     }

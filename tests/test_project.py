@@ -48,7 +48,13 @@ def test_rooms_import_as_planned():
     for room in ("cyclegan", "vqvae", "toy", "figures"):
         source = (ROOT / "hw2lib" / f"{room}.py").read_text()
         imported = set(re.findall(r"^(?:from|import) (hw2lib\S*)(?: import weights)?", source, re.M))
-        assert imported <= {"hw2lib", "hw2lib.animal", "hw2lib.quantizers", "hw2lib.networks", "hw2lib.layers"}, room
+        assert imported <= {
+            "hw2lib",
+            "hw2lib.animal",
+            "hw2lib.quantizers",
+            "hw2lib.networks",
+            "hw2lib.layers",
+        }, room
     for path in (ROOT / "hw2lib").glob("*.py"):
         if path.stem not in ("report", "__main__"):
             assert not re.search(r"import .*\breport\b", path.read_text()), path.name

@@ -1,0 +1,328 @@
+"""Claims about TraVeLGAN: its losses, who gets which gradient, exact resume."""
+
+import copy
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from hw2lib import training, travelgan, unpaired, weights
+from hw2lib.cyclegan import CycleGAN, CycleGANConfig, discriminator_loss, generator_loss
+from hw2lib.translation import translate
+from hw2lib.travelgan import (
+    SiameseNetwork,
+    TravelError,
+    TravelGAN,
+    TravelGANConfig,
+    margin_loss,
+    transformation_vectors,
+    travel_loss,
+)
+
+SMALL = {"size": 32, "base_channels": 4, "blocks": 1, "siamese_dim": 6, "discriminator": "picture"}
+
+
+def make(total_steps=10, **options) -> TravelGAN:
+    """A small model, set up on the CPU."""
+    model = TravelGAN(TravelGANConfig(**SMALL | options))
+    model.setup(training.machine("cpu", "32"), total_steps)
+    return model
+
+
+def points(count=5, dim=7, seed=0) -> torch.Tensor:
+    return torch.randn(count, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def batch(pictures):
+    """uint8 (real_a, real_b), (4, 3, 32, 32) each."""
+    return pictures[:4], pictures[4:8]
+
+
+# ---- losses
+
+
+def test_losses_are_those_of_the_definition():
+    """Travel and margin loss equal their sums over all i != j, written out in NumPy float64."""
+    before, after, margin = points(seed=0).numpy(), points(seed=1).numpy(), 3.5
+    travel, apart = [], []
+    for i in range(5):
+        for j in range(5):
+            if i != j:
+                v, w = before[i] - before[j], after[i] - after[j]
+                cosine = (v * w).sum() / np.sqrt((v**2).sum() * (w**2).sum())
+                travel.append(1 - cosine + ((v - w) ** 2).sum() / 7)
+                apart.append(max(0.0, margin - np.sqrt((v**2).sum())))
+    v, w = transformation_vectors(points(seed=0)), transformation_vectors(points(seed=1))
+    assert v.shape == (10, 7)
+    assert 0 < sum(apart) < margin * len(apart)  # some pairs are nearer than the margin, some are not
+    assert float(travel_loss(v, w)) == pytest.approx(np.mean(travel), rel=1e-12)
+    assert float(margin_loss(v, margin)) == pytest.approx(np.mean(apart), rel=1e-12)
+
+
+def test_every_pair_has_one_vector():
+    """All i < j are there once, neighbours first."""
+    numbers = torch.tensor([[1.0], [10.0], [100.0], [1000.0]])
+    assert transformation_vectors(numbers).flatten().tolist() == [-9, -90, -900, -99, -990, -999]
+
+
+def test_what_keeps_all_vectors_costs_nothing():
+    """Moving all translated points by one vector keeps all vectors; scaling keeps the angles."""
+    v = transformation_vectors(points())
+    moved = transformation_vectors(points() + points(1, seed=2))
+    assert float(travel_loss(v, moved)) == pytest.approx(0, abs=1e-12)
+    assert float(travel_loss(v, 3 * v)) == pytest.approx(float(4 * v.square().mean()), rel=1e-12)
+    assert float(travel_loss(v, -v)) == pytest.approx(2 + float(4 * v.square().mean()), rel=1e-12)
+
+
+def test_losses_do_not_change_with_order_or_turning():
+    """The order of the pictures and a rotation of the space of S change nothing."""
+    before, after = points(seed=0), points(seed=1)
+    rotation, _ = torch.linalg.qr(points(7, seed=3))
+
+    def losses(a, b):
+        v, w = transformation_vectors(a), transformation_vectors(b)
+        return [float(travel_loss(v, w)), float(margin_loss(v, 3.0))]
+
+    order = [3, 0, 4, 2, 1]
+    assert losses(before[order], after[order]) == pytest.approx(losses(before, after))
+    assert losses(before @ rotation, after @ rotation) == pytest.approx(losses(before, after))
+
+
+def test_equal_pictures_do_not_blow_up_the_gradient():
+    """Points that differ by rounding only give bounded gradients: they have no direction."""
+    before = (1e-7 * points()).requires_grad_()
+    after = points(seed=1)
+    loss = travel_loss(transformation_vectors(before), transformation_vectors(after))
+    assert torch.autograd.grad(loss, before)[0].abs().max() < 1e3
+    zero = torch.zeros(3, 4, requires_grad=True)
+    vectors = transformation_vectors(zero)
+    grad = torch.autograd.grad(travel_loss(vectors, vectors) + margin_loss(vectors, 1.0), zero)[0]
+    assert torch.isfinite(grad).all()
+
+
+def test_a_siamese_network_that_tells_nothing_apart_pays_the_margin(batch):
+    """One point for all pictures costs the whole margin; one that tells them apart by more costs nothing."""
+    model = make(margin=2.5)
+    model.siamese.register_forward_hook(lambda module, inputs, out: 0 * out + 1)
+    assert float(model.step(batch)["margin"]) == pytest.approx(2.5)
+    v = transformation_vectors(points())
+    assert margin_loss(v, 0.9 * float(v.norm(dim=1).min())) == 0
+
+
+def test_training_drives_points_apart(batch):
+    """From points that are far too near, steps of S bring the margin loss down."""
+    model = make(margin=50.0, learning_rate=1e-3, adversarial=False)
+    found = [float(model.step(batch)["margin"]) for _ in range(8)]
+    assert found[-1] < found[0] - 0.5
+
+
+# ---- networks and steps
+
+
+def test_a_constant_in_the_siamese_network_changes_nothing(batch):
+    """S plus a constant vector gives the same losses: the bias of its last layer is of no consequence."""
+    one, other = make(), make()
+    with torch.no_grad():
+        other.siamese[-1].bias += torch.arange(6.0)
+    found = [model.step(batch) for model in (one, other)]
+    for name in ("travel", "margin", "g_ab"):
+        assert float(found[0][name]) == pytest.approx(float(found[1][name]), rel=1e-4), name
+
+
+@pytest.mark.parametrize("size", [32, 36, 64])
+def test_the_siamese_network_maps_pictures_to_points(size):
+    """(B, 3, H, W) to (B, dim), each picture by itself."""
+    network = SiameseNetwork(4, size, dim=9)
+    x = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert network(x).shape == (3, 9)
+        torch.testing.assert_close(network(x)[1:2], network(x[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["least_squares", "cross_entropy", "hinge"])
+def test_each_network_gets_the_gradient_of_its_own_losses(batch, objective):
+    """G: adversarial and weighted travel; S: weighted travel and margin; D: its own loss."""
+    model = make(travel_weight=3.0, margin=4.0, objective=objective)
+    g, s, d = (copy.deepcopy(network) for network in (model.g_ab, model.siamese, model.d_b))
+    losses = model.step(batch)
+
+    real_a, real_b = map(CycleGAN.to_network, batch)
+    fake = g(real_a)
+    v, w = transformation_vectors(s(real_a)), transformation_vectors(s(fake))
+    travel, margin = travel_loss(v, w), margin_loss(v, 4.0)
+    adversarial = generator_loss(objective, d(fake))
+    of_d = discriminator_loss(objective, d(real_b), d(fake.detach()))
+    for name, value in {"travel": travel, "margin": margin, "g_ab": adversarial, "d_b": of_d}.items():
+        assert float(losses[name]) == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+    for ours, copied, loss in (
+        (model.g_ab, g, adversarial + 3 * travel),
+        (model.siamese, s, 3 * travel + 3 * margin),
+        (model.d_b, d, of_d),
+    ):
+        expected = torch.autograd.grad(loss, list(copied.parameters()), retain_graph=True)
+        scale = max(float(grad.abs().max()) for grad in expected)
+        assert scale > 0
+        for parameter, grad in zip(ours.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, grad, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_without_adversary_there_is_no_discriminator(batch):
+    """adversarial=False: no such network, optimiser or loss; G and S begin as they do with one."""
+    alone, whole = make(adversarial=False), make()
+    assert not hasattr(alone, "d_b") and not hasattr(alone, "pool_b")
+    assert list(alone.optimizers) == list(alone.schedules) == ["translation"]
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+    before = copy.deepcopy(alone.state_dict())
+    assert set(alone.step(batch)) == {"travel", "margin"}
+    assert set(whole.step(batch)) == {"travel", "margin", "g_ab", "d_b", "d_b_real", "d_b_fake"}
+    for network in ("g_ab.", "siamese."):
+        assert any(
+            not torch.equal(value, before[name])
+            for name, value in alone.state_dict().items()
+            if name.startswith(network)
+        )
+
+
+def test_steps_lower_the_travel_loss(batch):
+    """On one batch, again and again, the travel loss falls."""
+    model = make(total_steps=100, learning_rate=1e-3, margin=1.0)
+    found = [float(model.step(batch)["travel"]) for _ in range(12)]
+    assert found[-1] < 0.8 * found[0]
+
+
+def test_it_is_optimised_as_cyclegan_is():
+    """Adam has the same settings and the learning rate the same course, so that the two can be compared."""
+    ours = make(total_steps=7, decay_share=0.3)
+    theirs = CycleGAN(CycleGANConfig(size=32, base_channels=4, blocks=1, decay_share=0.3))
+    theirs.setup(training.machine("cpu", "32"), 7)
+    settings, courses = [], []
+    for model in (ours, theirs):
+        for name, optimizer in model.optimizers.items():
+            (group,) = optimizer.param_groups
+            settings.append({key: value for key, value in group.items() if key != "params"})
+            courses.append([model.schedules[name].lr_lambdas[0](step) for step in range(8)])
+    assert all(found == settings[0] for found in settings)
+    assert all(found == courses[0] for found in courses)
+
+
+def test_losses_are_detached(batch):
+    """What a step returns are scalars that hold no graph."""
+    for name, value in make().step(batch).items():
+        assert value.shape == () and not value.requires_grad, name
+
+
+# ---- refusals
+
+
+def test_a_batch_of_one_is_refused(batch):
+    """One line, before any work: neither weights nor chance are touched."""
+    model = make()
+    model.g_ab.register_forward_hook(lambda *_: pytest.fail("began to work"))
+    before, chance = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    with pytest.raises(TravelError, match="has 1: give a batch size of 2 or more") as error:
+        model.step((batch[0][:1], batch[1][:1]))
+    assert "\n" not in str(error.value)
+    assert torch.equal(chance, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    for count in (0, 1):
+        with pytest.raises(TravelError):
+            transformation_vectors(torch.zeros(count, 3))
+
+
+@pytest.mark.parametrize(
+    ("visits", "batch_size", "processes", "fits"),
+    [
+        (8, 4, 1, True),
+        (8, 1, 1, False),
+        (9, 4, 1, False),
+        (10, 4, 1, True),
+        (8, 4, 2, True),
+        (10, 4, 2, False),
+    ],
+)
+def test_batches_are_looked_at_before_a_training(pictures, visits, batch_size, processes, fits):
+    """require_pairs refuses just those batches of which some process would get one picture."""
+    pairs = unpaired.Pairs(pictures[:visits], pictures[:4], 32, 0, batch_size)
+    shares = [len(a) for rank in range(processes) for a, _ in pairs(0, 0, "cpu", rank, processes)]
+    assert (min(shares) >= 2) == fits
+    if fits:
+        travelgan.require_pairs(pairs, processes)
+    else:
+        with pytest.raises(TravelError):
+            travelgan.require_pairs(pairs, processes)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cycle_weight": 10.0},
+        {"size": 30},
+        {"margin": 0},
+        {"siamese_dim": 0},
+        {"adversarial": False, "travel_weight": 0},
+    ],
+)
+def test_a_wrong_config_is_refused(wrong):
+    """Unknown names, values out of range, and a model that nothing would teach."""
+    with pytest.raises(ValidationError):
+        TravelGANConfig(**wrong)
+
+
+def test_the_config_is_whole():
+    """Blocks are chosen as in CycleGAN; a config is equal to what is read back from its JSON."""
+    assert TravelGANConfig().blocks == 9
+    assert TravelGANConfig(size=64).blocks == 6
+    config = TravelGANConfig(**SMALL)
+    assert TravelGANConfig.model_validate_json(config.model_dump_json()) == config
+
+
+# ---- training
+
+
+def fit(pictures, folder, **options):
+    model = TravelGAN(TravelGANConfig(**SMALL | {"pool_size": 4} | options))
+    pairs = unpaired.Pairs(pictures[:6], pictures[6:11], 32, 0, batch_size=3)
+    settings = {"name": "travel", "runs": folder, "device": "cpu", "precision": "32"}
+    return training.fit(model, pairs, epochs=3, **settings), model
+
+
+def contents(run):
+    return {name: (run.folder / name).read_bytes() for name in ("history.csv", "weights.safetensors")}
+
+
+@pytest.mark.parametrize("options", [{}, {"adversarial": False, "generator": "unet"}])
+def test_stopped_it_resumes_to_the_same_bits(pictures, tmp_path, monkeypatch, options):
+    """Stopped within and between epochs, a training ends with the history and weights of an unbroken one."""
+    whole = contents(fit(pictures, tmp_path / "whole", **options)[0])
+    step, taken = TravelGAN.step, []
+
+    def interrupted(self, batch):
+        taken.append(1)
+        if len(taken) in (2, 5):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(TravelGAN, "step", interrupted)
+    for stop in (2, 5):
+        with pytest.raises(training.Stopped, match=f"after step {stop} of 6"):
+            fit(pictures, tmp_path / "broken", **options)
+    run, _ = fit(pictures, tmp_path / "broken", **options)
+    assert contents(run) == whole
+    assert len(taken) == 6
+
+
+def test_a_run_leaves_a_translator(pictures, tmp_path):
+    """The weights of a run load, with or without what only training needs, and g_ab translates as it did."""
+    run, model = fit(pictures, tmp_path)
+    expected = translate(model.g_ab, pictures[:3])
+    assert expected.shape == (3, 3, 32, 32) and expected.dtype == torch.uint8
+    assert torch.equal(translate(TravelGAN.load(run.weights).g_ab, pictures[:3]), expected)
+    slim = copy.deepcopy(model)
+    del slim.siamese, slim.d_b, slim.pool_b
+    weights.save(slim, tmp_path / "slim.safetensors")
+    assert torch.equal(translate(TravelGAN.load(tmp_path / "slim.safetensors").g_ab, pictures[:3]), expected)
