@@ -187,15 +187,17 @@ class _AsTheyAre(nn.Identity):
 
 
 def inception(device: str | torch.device = "cpu"):
-    """torchmetrics' FID with the original Inception's 2048 features. Raises JudgeError if it cannot be had."""
+    """torchmetrics' FID with the original Inception's 2048 features. Raises JudgeError without it."""
     _import("torch_fidelity", "torch-fidelity", "torch-fidelity")
     fid = _import("torchmetrics.image.fid", "torchmetrics")
     try:
-        return fid.FrechetInceptionDistance(feature=2048).to(device)
+        metric = fid.FrechetInceptionDistance(feature=2048)
     except (OSError, RuntimeError) as error:
         raise JudgeError(
-            f"the standard FID fetches its Inception weights once, over the network, and cannot: {in_one_line(error)}"
+            "the standard FID fetches its Inception weights once, over the network, and cannot: "
+            f"{in_one_line(error)}"
         ) from None
+    return metric.to(device)
 
 
 def standard_fid(

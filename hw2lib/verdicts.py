@@ -42,7 +42,8 @@ def card(
     fakes: by name, all test pictures of the other domain translated, uint8 (N, 3, H, W). Added are "doing nothing",
     those pictures as they are, and "real pictures", N training pictures of the domain, evenly spaced. Each gets
     kd and kd_error (kernel distance to the test pictures of the domain, and its standard error), fd (Fréchet distance
-    to the same), kd_closed, kd_closed_error and fd_closed (see judge.between) and, of zebras, zebra (share called so).
+    to the same) and, of zebras, zebra (share called so); translations also get kd_closed, kd_closed_error and fd_closed
+    (see judge.between).
     Without a judge, see `toy_card`.
     """
     if judge is None:
@@ -63,9 +64,10 @@ def card(
         }
         if domains.zebras:
             rows[name]["zebra"] = share(probabilities, ZEBRA)
-    for row in rows.values():
+    floors, ceilings = rows["real pictures"], rows["doing nothing"]
+    for row in (rows[name] for name in fakes):
         for score in ("kd", "fd"):
-            floor, ceiling = (rows[end][score] for end in ("real pictures", "doing nothing"))
+            floor, ceiling = floors[score], ceilings[score]
             row[f"{score}_closed"] = between(row[score], floor, ceiling)
             if score == "kd":
                 row["kd_closed_error"] = row["kd_error"] / abs(ceiling - floor)
@@ -118,9 +120,11 @@ def in_words(row: dict[str, float]) -> dict[str, str]:
     zebra = {"called zebra": f"{row['zebra']:.1%}"} if "zebra" in row else {}
     return zebra | {
         "KD": f"{row['kd']:.3f} ± {row['kd_error']:.3f}",
-        "gap closed, KD": f"{row['kd_closed']:.0%} ± {row['kd_closed_error']:.0%}",
+        "gap closed, KD": f"{row['kd_closed']:.0%} ± {row['kd_closed_error']:.0%}"
+        if "kd_closed" in row
+        else "",
         "FD": f"{row['fd']:.1f}",
-        "gap closed, FD": f"{row['fd_closed']:.0%}",
+        "gap closed, FD": f"{row['fd_closed']:.0%}" if "fd_closed" in row else "",
     }
 
 

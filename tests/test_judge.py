@@ -145,9 +145,9 @@ def test_real_zebras_are_zebras_and_real_horses_are_not(judge):
 
 
 def test_share_counts_the_most_probable():
-    """Two of the four rows have their largest value in column 1, however large it is."""
-    rows = torch.tensor([[0.1, 0.9], [0.49, 0.51], [0.6, 0.4], [1.0, 0.0]])
-    assert share(rows, 1) == 0.5
+    """Three of the four rows have their largest value in column 1, however large it is."""
+    rows = torch.tensor([[0.1, 0.9], [0.49, 0.51], [0.2, 0.8], [1.0, 0.0]])
+    assert share(rows, 1) == 0.75
 
 
 # ---- the kernel distance
@@ -223,7 +223,7 @@ def test_the_error_is_the_spread_over_samples():
 
 
 def test_frechet_distance_is_the_formula():
-    """FD is |mean difference|^2 + tr(A + B - 2 sqrt(A B)), by NumPy and SciPy, and near the Gaussians' own."""
+    """FD is |mean difference|^2 + tr(A + B - 2 sqrt(A B)), by NumPy and SciPy, near the Gaussians' own."""
     needs("torchmetrics")
     from scipy.linalg import sqrtm
 
