@@ -177,7 +177,7 @@ def test_toy_test_pictures_are_counterparts(toy):
 # ---- a folder of one's own
 
 
-def album(path: Path, counts=(3, 4, 1, 2), size: int = 48) -> Path:
+def album(path: Path, counts=(3, 4, 3, 5), size: int = 48) -> Path:
     """A folder of two domains of different PNG pictures."""
     for split, count in zip(SPLITS, counts, strict=True):
         (path / split).mkdir(parents=True)
@@ -198,7 +198,7 @@ def test_folder_gives_each_split_at_its_size(tmp_path):
     domains = load(str(path), 32)
     assert (domains.name, domains.a, domains.b, domains.size) == ("album", "A", "B", 32)
     assert (domains.masks, domains.aligned) == (None, False)
-    for split, side, count in zip(SPLITS, (36, 36, 32, 32), (3, 4, 1, 2), strict=True):
+    for split, side, count in zip(SPLITS, (36, 36, 32, 32), (3, 4, 3, 5), strict=True):
         pictures = part(domains, split)
         assert pictures.shape == (count, 3, side, side) and pictures.dtype == torch.uint8
         for number, picture in enumerate(pictures):
@@ -234,7 +234,7 @@ def test_folder_is_read_once(tmp_path, monkeypatch):
     really = folders.read_picture
     monkeypatch.setattr(folders, "read_picture", lambda file: read.append(file.parent.name) or really(file))
     first = load(str(path), 32)
-    assert Counter(read) == {"trainA": 3, "trainB": 4, "testA": 1, "testB": 2}
+    assert Counter(read) == {"trainA": 3, "trainB": 4, "testA": 3, "testB": 5}
     read.clear()
     assert load(str(path), 32).checksum == first.checksum and not read
     Image.fromarray(noise(50, 50, 3)).save(path / "trainB" / "001.png")
@@ -290,12 +290,12 @@ def test_split_without_pictures_is_named(tmp_path, split, unread):
     assert f"no pictures in {path / split}" in refused(str(path), 32)
 
 
-@pytest.mark.parametrize(("counts", "split"), [((1, 4, 1, 1), "trainA"), ((3, 1, 1, 1), "trainB")])
-def test_single_training_picture_is_refused(tmp_path, counts, split, unread):
-    """A domain with one training picture is refused, naming split and picture; one test picture is enough."""
-    path = album(tmp_path / "album", counts)
-    message = refused(str(path), 32)
-    assert message == f"{path / split} holds only one picture, 000.png: 2 or more are needed"
+@pytest.mark.parametrize("split", SPLITS)
+def test_too_few_pictures_are_refused(tmp_path, split, unread):
+    """A split with fewer pictures than a distance and its error need is named before any picture is read."""
+    counts = [2 if each == split else 3 for each in SPLITS]
+    message = refused(str(album(tmp_path / "album", counts)), 32)
+    assert message == f"{tmp_path / 'album' / split} has too few pictures, 2: 3 or more are needed"
 
 
 # ---- horse2zebra and its download
