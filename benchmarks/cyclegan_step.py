@@ -14,6 +14,7 @@ import itertools
 import random
 import statistics
 import time
+import warnings
 
 import click
 import numpy as np
@@ -34,6 +35,7 @@ def plain_layers(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, networks.InstanceNorm):
             setattr(module, name, nn.InstanceNorm2d(1))  # without affine, the number of channels is not used
+            warnings.filterwarnings("ignore", "input's size at dim=1 does not match num_features")
         elif isinstance(child, nn.ConvTranspose2d):
             plain = nn.ConvTranspose2d(
                 child.in_channels,

@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from hw2lib import ROOT, data, experiments
+from hw2lib import ROOT, data, experiments, judge, translation, unpaired, verdicts
+from hw2lib.cyclegan import CycleGAN
 from hw2lib.vqvae import VQVAE
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -94,6 +95,53 @@ def test_published_weights_load():
     model = VQVAE.load(ROOT / "weights" / "vqvae.safetensors")
     assert (model.config.num_codes, model.config.code_dim, model.config.commitment) == (512, 64, 0.25)
     assert model.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 8)
+
+
+def cards():
+    return json.loads((ROOT / "results" / "cyclegan" / "metrics.json").read_text())["cards"]
+
+
+def test_the_report_shows_the_published_translations():
+    """Shares, distances and cycle errors of the published CycleGAN stand in report.md as results/ has them."""
+    text = (ROOT / "report.md").read_text()
+    for to in ("a", "b"):
+        for row in cards()[to].values():
+            assert f"| {row['zebra']:.1%} | {row['kd']:.3f} ± {row['kd_error']:.3f} |" in text
+    errors = json.loads((ROOT / "results" / "cyclegan" / "metrics.json").read_text())["cycle_error"]
+    assert f"{errors['average']['aba']:.3f}" in text
+    last = list(csv.DictReader((ROOT / "results" / "cyclegan" / "epochs.csv").open()))[-1]
+    # training precision against single, and published weights in half: a picture or two of 120 may differ
+    assert float(last["average_zebra_ab"]) == pytest.approx(cards()["b"]["averaged"]["zebra"], abs=0.03)
+
+
+def test_published_translators_load():
+    """The published networks are the homework's: least squares, cycle loss times 10, identity loss off, 20 epochs."""
+    model = CycleGAN.load(ROOT / "weights" / "cyclegan.safetensors")
+    asked = model.config
+    assert (asked.objective, asked.cycle_weight, asked.identity_weight) == ("least_squares", 10, 0)
+    assert len(list(csv.DictReader((ROOT / "results" / "cyclegan" / "epochs.csv").open()))) == 20
+    for averaged in (False, True):
+        for generator in model.generators(averaged):
+            assert generator(torch.zeros(1, 3, asked.size, asked.size)).shape == (
+                1,
+                3,
+                asked.size,
+                asked.size,
+            )
+
+
+@pytest.mark.real_data
+def test_published_translators_give_the_published_numbers():
+    """On the real test pictures the published generators score what results/ says (skipped where they are not)."""
+    if not (data.root_folder() / "horse2zebra").is_dir():
+        pytest.skip("no folder horse2zebra in the data root")
+    model = CycleGAN.load(ROOT / "weights" / "cyclegan.safetensors")
+    domains = unpaired.load("horse2zebra", model.config.size)
+    fakes = {"averaged": translation.translate(model.generators(averaged=True)[0], domains.test_a)}
+    found = verdicts.card(domains, judge.Judge(), "b", fakes)
+    for name, row in found.items():
+        assert row["zebra"] == pytest.approx(cards()["b"][name]["zebra"], abs=0.02), name
+        assert row["kd"] == pytest.approx(cards()["b"][name]["kd"], abs=0.003), name
 
 
 @pytest.mark.real_data

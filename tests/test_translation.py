@@ -1,4 +1,4 @@
-"""What is measured on translators: known pictures give known numbers, and perfect translators perfect ones."""
+"""What is measured on translators: known pictures have known numbers, perfect translators perfect ones."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -56,7 +56,7 @@ def test_differences_of_known_pictures():
 
 
 def test_a_mask_says_where_to_look(pictures):
-    """With a mask only pixels where it is True count, in all three colours: NumPy finds the same in float64."""
+    """With a mask only pixels where it is True count, in all colours: NumPy finds the same in float64."""
     one, other = pictures[:4], pictures[4:8]
     mask = torch.rand(4, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.2
     apart = np.abs(one.numpy().astype(float) - other.numpy().astype(float)) / 127.5
@@ -68,7 +68,7 @@ def test_a_mask_says_where_to_look(pictures):
 
 
 def test_a_colour_shift_is_one_of_the_mean_colour(pictures):
-    """Moved pixels shift no colour; 51 more red is 51/127.5 in one of three; opposite shifts do not cancel out."""
+    """Moved pixels shift no colour; 51 more red is 51/127.5 in one of three; opposite shifts add up."""
     dim = pictures[:2] // 2
     assert colour_shift(dim, dim.flip(3)) == pytest.approx(0, abs=1e-12)
     assert difference(dim, dim.flip(3)) > 0.1
@@ -85,7 +85,7 @@ def test_a_colour_shift_is_one_of_the_mean_colour(pictures):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_translations_do_not_depend_on_the_batches(pictures, batch_size):
-    """However pictures are cut into batches, each becomes, to the rounding of bytes, what it becomes alone."""
+    """However pictures are cut into batches, each becomes, to rounding, what it becomes alone."""
     torch.manual_seed(0)
     generator = ResnetGenerator(2, 1)
     found = translate(generator, pictures[:7], batch_size=batch_size)
@@ -186,7 +186,7 @@ class Turn(nn.Module):
 
 
 def test_cycle_errors_are_of_the_way_there_and_back(model, toy):
-    """Two negatives have no cycle error, one alone has that of the negative; domains and averages are kept apart."""
+    """Two negatives have no cycle error, one alone has its own; domains and averages are kept apart."""
     model.g_ab, model.g_ba = Turn(1), Turn(-1)
     model.average_ab, model.average_ba = Turn(-1), Turn(-1)
     negatives = 255 - toy.test_b, 255 - toy.test_a  # fake_a, fake_b
@@ -202,7 +202,7 @@ def test_cycle_errors_are_of_the_way_there_and_back(model, toy):
 
 @pytest.mark.parametrize(("ema_decay", "threads"), [(0, 1), (0.9, 2)])
 def test_what_is_published_is_small(toy, tmp_path, ema_decay, threads):
-    """Of a model just trained, generators and averages are kept in half precision, and come back as they are kept."""
+    """Of a model just trained, generators and averages are kept in half precision, and come back so."""
     torch.set_num_threads(threads)
     try:
         model = CycleGAN(CycleGANConfig(**SMALL, ema_decay=ema_decay, learning_rate=0.01))
@@ -247,7 +247,7 @@ TOY_SCORES = {f"{name}_{way}" for name in ("change", "shift", "truth", "backgrou
 
 
 def test_an_epoch_leaves_scores_and_pictures(model, toy, tmp_path):
-    """Scores are those of all test pictures by both kinds of generators; of each four translations are kept."""
+    """Scores are of all test pictures by both kinds of generators; of each four translations are kept."""
     model.average_ab, model.average_ba = Turn(0.2), Turn(-1)
     found = Examiner(model, toy, None)(tmp_path, 7)
     assert set(found) == {f"{kind}_{name}" for kind in ("last", "average") for name in TOY_SCORES}
@@ -271,7 +271,7 @@ def test_without_averages_there_is_one_kind(toy, tmp_path):
 
 
 def test_perfect_translations_have_perfect_scores(model, toy):
-    """The true counterparts have truth and background 0 and a change; the unchanged pictures the other way round."""
+    """True counterparts have truth and background 0 and a change; unchanged pictures the other way round."""
     examiner = Examiner(model, toy, None)
     perfect = examiner.scores(fake_a=toy.test_a, fake_b=toy.test_b)
     nothing = examiner.scores(fake_a=toy.test_b, fake_b=toy.test_a)
@@ -283,7 +283,7 @@ def test_perfect_translations_have_perfect_scores(model, toy):
 
 
 def test_background_is_what_is_off_the_animal(model, toy):
-    """Painting the animal over leaves the background score 0; painting all else over leaves the animal out of it."""
+    """The animal painted over leaves the background score 0; all else painted over does not."""
     examiner, masks = Examiner(model, toy, None), toy.masks[:, None]
     black = torch.zeros_like(toy.test_a)
     on_it = examiner.scores(toy.test_a, torch.where(masks, black, toy.test_a))
@@ -301,7 +301,7 @@ def test_photographs_have_no_truth(model, toy):
 
 
 def test_a_judge_compares_with_the_other_domain(model, toy):
-    """Kernel distances are to real pictures of the domain that is translated into; zebras are counted where there are some."""
+    """Kernel distances are to real pictures of the other domain; zebras are counted where there are some."""
     horses = replace(toy, zebras=True, aligned=False, masks=None)
     fake_a, fake_b = toy.test_b // 2, toy.test_a.clone()
     fake_a[:3, 2] = 255  # three of six are blue
@@ -372,7 +372,7 @@ def test_every_preset_has_networks_and_pictures(preset, monkeypatch):
 
 @pytest.mark.parametrize(("epochs", "allowed"), [(20, [0, 1, 10, 20]), (5, [0, 2, 5]), (1, [0, 1])])
 def test_runs_can_be_compared(epochs, allowed):
-    """The run with the identity loss is as long as the other one, or ends while the rate is constant in both."""
+    """The run with the identity loss is as long as the other, or ends while the rate is constant in both."""
     for identity_epochs in range(epochs + 2):
         asked = {"epochs": epochs, "identity_epochs": identity_epochs}
         if identity_epochs <= epochs // 2 or identity_epochs == epochs:
@@ -417,7 +417,7 @@ def test_the_run_of_the_report(toy, tmp_path):
 
 @pytest.mark.parametrize(("identity_epochs", "decay_share"), [(1, 0.0), (2, 0.5)])
 def test_the_run_with_the_identity_loss(toy, tmp_path, identity_epochs, decay_share):
-    """It has the identity loss, lasts as long as asked for, and its rates are those of the long run up to there."""
+    """It has the identity loss, lasts as long as asked for, and its rates are the long run's up to there."""
     options = {"epochs": 2, "identity_epochs": identity_epochs, "device": "cpu", "precision": "32"}
     asked = CycleGANParameters(**SIZES, **options, runs=str(tmp_path))
     config = CycleGANConfig(**SMALL)

@@ -1,0 +1,677 @@
+"""The prior over code maps: each test states a claim; leaks, blind spots and samplers that disagree are the usual faults."""
+
+import math
+import os
+import signal
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import nn
+
+from hw2lib import pixelcnn, training, weights
+from hw2lib.download import DataError
+from hw2lib.pixelcnn import (
+    CodeBatches,
+    CodesError,
+    GatedPixelCNN,
+    PixelCNNConfig,
+    mean_and_error,
+    unigram_nll,
+)
+
+SMALL = {"num_codes": 11, "height": 4, "width": 5, "embedding": 6, "channels": 8, "layers": 4}
+
+
+def opinionated(**options):
+    """A prior whose random weights are so large that all it sees matters; at first they are small, or 0."""
+    model = GatedPixelCNN(PixelCNNConfig(**SMALL | options)).eval()
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            fan_in = parameter[0].numel() if parameter.ndim == 4 else 4
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * 2 / math.sqrt(fan_in))
+    return model
+
+
+def random_codes(n, model, seed=0):
+    config, random = model.config, torch.Generator().manual_seed(seed)
+    return torch.randint(config.num_codes, (n, config.height, config.width), generator=random)
+
+
+def labels_for(n, model):
+    return torch.arange(n) % model.config.classes if model.config.classes else None
+
+
+both = pytest.mark.parametrize("classes", [0, 3], ids=["unconditional", "conditional"])
+
+
+# ---- what sees what
+
+
+class Fixed(nn.Module):
+    """In the place of an embedding: the same numbers whatever the codes."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+    def forward(self, codes):
+        return self.x
+
+
+def sees(logits, x):
+    """Bool (places, places): whether the logits at a place, row, have a gradient in x at a place, column.
+
+    logits (places, K, H, W) and x (places, E, H, W) are as many equal maps as a map has places.
+    """
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(logits.shape[1], generator=random, dtype=logits.dtype)
+    own = torch.einsum("pkq,k->pq", logits.flatten(2), weight).diagonal().sum()
+    return torch.autograd.grad(own, x)[0].abs().sum(1).flatten(1) > 0
+
+
+def leaks_and_gaps(found):
+    """How many pairs see what is not before them, and how many do not see what is."""
+    before = torch.ones_like(found).tril(-1)
+    return int((found & ~before).sum()), int((~found & before).sum())
+
+
+@both
+@pytest.mark.parametrize(("kernel", "layers"), [(3, 7), (5, 4), (7, 3)])
+def test_a_code_sees_all_before_it_and_nothing_else(classes, kernel, layers):
+    """On 8 x 8 maps, by gradients between all pairs of places: 0 leaks, and 0 of 2016 past places unseen."""
+    model = opinionated(height=8, width=8, layers=layers, kernel=kernel, classes=classes).double()
+    codes = random_codes(1, model).expand(64, -1, -1)
+    x = model.embedding(codes).detach().permute(0, 3, 1, 2).requires_grad_()
+    model.embedding = Fixed(x.permute(0, 2, 3, 1))
+    found = sees(model(codes, torch.ones(64, dtype=torch.long) if classes else None), x)
+    assert leaks_and_gaps(found) == (0, 0)
+
+
+def test_the_defaults_see_everything():
+    """The default prior is deep enough for its map; one layer less than needed is not."""
+    config = PixelCNNConfig()
+    assert config.layers * (config.kernel // 2) >= max(config.height, config.width) - 1
+    model = opinionated(height=8, width=8, layers=6).double()
+    codes = random_codes(1, model).expand(64, -1, -1)
+    x = model.embedding(codes).detach().permute(0, 3, 1, 2).requires_grad_()
+    model.embedding = Fixed(x.permute(0, 2, 3, 1))
+    leaks, gaps = leaks_and_gaps(sees(model(codes), x))
+    assert leaks == 0
+    assert gaps > 0
+
+
+def test_a_masked_pixelcnn_has_a_blind_spot():
+    """The plain PixelCNN, 12 masked 3 x 3 convolutions, never sees 322 of 2016 past places: to the right, above."""
+    torch.manual_seed(0)
+    h = x = torch.randn(64, 4, 8, 8, dtype=torch.float64)[:1].repeat(64, 1, 1, 1).requires_grad_()
+    for layer in range(12):
+        mask = torch.ones(3, 3, dtype=torch.float64)
+        mask[1, 1 + (layer > 0) :] = 0  # mask A in the first layer: not the present place; then mask B
+        mask[2] = 0
+        h = torch.tanh(F.conv2d(h, torch.randn(4, 4, 3, 3, dtype=torch.float64) * mask, padding=1))
+    assert leaks_and_gaps(sees(h, x)) == (0, 322)
+
+
+@both
+def test_changing_a_code_changes_logits_after_it_only(classes):
+    """A code put at any place moves the logits of each later place and none up to its own, in the integers' own path."""
+    model = opinionated(classes=classes, layers=5)
+    codes = random_codes(1, model)
+    places = codes.numel()
+    changed = codes.repeat(places, 1, 1).flatten(1)
+    changed[range(places), range(places)] = (changed.diagonal() + 1) % model.config.num_codes
+    label = torch.ones(1, dtype=torch.long) if classes else None
+    with torch.no_grad():
+        was = model(codes, label)
+        now = model(changed.view(-1, *codes.shape[1:]), None if label is None else label.expand(places))
+    moved = (now - was).abs().amax(1).flatten(1) > 1e-5  # (changed place, place)
+    assert leaks_and_gaps(moved.T) == (0, 0)
+
+
+def test_the_class_matters_everywhere():
+    """Another label moves the logits of every place, and of no other map in the batch."""
+    model = opinionated(classes=3)
+    codes = random_codes(1, model).expand(2, -1, -1)
+    one, other = model(codes, torch.tensor([0, 1])), model(codes, torch.tensor([0, 2]))
+    assert torch.equal(one[0], other[0])
+    assert ((one[1] - other[1]).abs().amax(0) > 1e-4).all()
+
+
+# ---- numbers
+
+
+def test_a_uniform_prior_needs_log_k():
+    """With a head of zeros every code costs log K nats, whatever the map."""
+    model = opinionated()
+    nn.init.zeros_(model.head[-1].weight)
+    nn.init.zeros_(model.head[-1].bias)
+    found = model.nll(random_codes(3, model))
+    assert found.tolist() == pytest.approx([math.log(11)] * 3, rel=1e-6)
+
+
+@both
+def test_nll_is_the_cross_entropy_of_numpy(classes):
+    """nll is, map by map, the mean of -log softmax at the codes, recomputed in float64, in batches of any size."""
+    model = opinionated(classes=classes)
+    codes, labels = random_codes(7, model), labels_for(7, model)
+    logits = model(codes, labels).detach().double().numpy()
+    assert logits.shape == (7, 11, 4, 5)
+    costs = np.log(np.exp(logits).sum(1)) - np.take_along_axis(logits, codes.numpy()[:, None], 1)[:, 0]
+    for size in (3, 7, 500):
+        assert model.nll(codes, labels, size).numpy() == pytest.approx(costs.mean((1, 2)), rel=1e-5)
+    assert costs.std() > 0.5
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"classes": 10, "channels": 5, "embedding": 3}, {"kernel": 7, "layers": 2}]
+)
+def test_number_of_parameters(options):
+    """As many as the formula says; the causal kernels are as small as what they may see."""
+    config = PixelCNNConfig(**SMALL | options)
+    codes, places = config.num_codes, config.height * config.width
+    inputs, channels, side, kernel = config.embedding, config.channels, config.kernel // 2, config.kernel
+    first = 2 * channels * (inputs * side * kernel + 1 + inputs * side + 1)
+    later = 2 * channels * (channels * (side + 1) * kernel + 1 + channels * (side + 1) + 1)
+    each = 2 * channels * (2 * channels + 1) + channels * (channels + 1) + 2 * config.classes * 2 * channels
+    head = 2 * channels * (channels + 1) + codes * (2 * channels + 1)
+    stacks = first + (config.layers - 1) * later + config.layers * each
+    found = sum(parameter.numel() for parameter in GatedPixelCNN(config).parameters())
+    assert found == codes * inputs + channels * places + stacks + head
+
+
+def test_dropout_is_for_training_only():
+    """In training two passes differ; nll and samples are without dropout even then, and leave the mode as it was."""
+    model = opinionated(dropout=0.5)
+    codes = random_codes(4, model)
+    nll, maps = model.nll(codes), model.sample(4)
+    assert torch.equal(model(codes), model(codes))
+    model.train()
+    assert not torch.equal(model(codes), model(codes))
+    assert torch.equal(model.nll(codes), nll)
+    assert torch.equal(model.sample(4), maps)
+    assert model.training
+    assert model.layers[0].dropout.training
+
+
+def test_first_weights_depend_on_the_config_alone():
+    """Two priors of one config are equal, whatever was drawn before; another seed is another prior."""
+    torch.manual_seed(1)
+    one = GatedPixelCNN(PixelCNNConfig(**SMALL)).state_dict()
+    torch.rand(10)
+    other = GatedPixelCNN(PixelCNNConfig(**SMALL)).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not torch.equal(
+        GatedPixelCNN(PixelCNNConfig(**SMALL, seed=1)).embedding.weight, one["embedding.weight"]
+    )
+
+
+# ---- sampling
+
+
+def plain_sample(model, n, labels=None, temperature=1.0, top_k=0, seed=0, given=None, known=None):
+    """The usual loop, a pass over the whole map for each place, with the random numbers of `sample`; also its logits."""
+    config = model.config
+    shape = (n, config.height, config.width)
+    luck = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).numpy()
+    canvas = torch.zeros(shape, dtype=torch.long) if given is None else torch.where(known, given, 0)
+    known = torch.zeros(shape, dtype=torch.bool) if known is None else known.expand(shape)
+    seen = torch.zeros(n, config.num_codes, *shape[1:])
+    for row in range(config.height):
+        for column in range(config.width):
+            with torch.no_grad():
+                logits = model(canvas, labels)[:, :, row, column]
+            seen[:, :, row, column] = logits
+            for i in range(n):
+                if known[i, row, column]:
+                    continue
+                values = logits[i].double().numpy() / temperature
+                if top_k:
+                    values[values < np.sort(values)[-top_k]] = -np.inf
+                chances = np.exp(values - values.max())
+                reached = np.cumsum(chances / chances.sum())
+                canvas[i, row, column] = int(np.searchsorted(reached, luck[i, row, column] * reached[-1]))
+    return canvas, seen
+
+
+@both
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"top_k": 3}, {"seed": 5}], ids=str)
+def test_samples_are_those_of_the_plain_loop(classes, options):
+    """With the same random numbers the sampler draws the very codes of the loop over whole maps."""
+    model = opinionated(classes=classes)
+    labels = labels_for(8, model)
+    maps = model.sample(8, labels, **options)
+    assert maps.dtype == torch.long
+    assert torch.equal(maps, plain_sample(model, 8, labels, **options)[0])
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_logits_of_the_sampler_are_those_of_a_whole_pass(monkeypatch, kernel):
+    """What each code is drawn from agrees, to 1e-5 of the logits' spread, with one pass over the finished maps."""
+    model = opinionated(classes=3, kernel=kernel, height=8, width=8)
+    taken, draw = [], pixelcnn.draw
+
+    def listening(logits, *others):
+        taken.append(logits)
+        return draw(logits, *others)
+
+    monkeypatch.setattr(pixelcnn, "draw", listening)
+    labels = labels_for(4, model)
+    whole = model(model.sample(4, labels), labels).detach()
+    assert len(taken) == 64
+    error = (torch.stack(taken, 2).view_as(whole) - whole).abs().max()
+    assert error < 1e-5 * whole.std()
+
+
+@pytest.mark.parametrize("mask", ["upper half", "scattered", "of each map"])
+def test_known_codes_stay(mask):
+    """Known codes are kept and the rest is what the plain loop fills in, for a mask of all maps or one of each."""
+    model = opinionated(classes=3)
+    given, labels = random_codes(6, model, seed=9), labels_for(6, model)
+    known = torch.rand(6, 4, 5, generator=torch.Generator().manual_seed(2)) < 0.5
+    if mask == "upper half":
+        known = torch.zeros(4, 5, dtype=torch.bool)
+        known[:2] = True
+    elif mask == "scattered":
+        known = known[0]
+    maps = model.sample(6, labels, given=given, known=known)
+    assert torch.equal(maps[known.expand(6, 4, 5)], given[known.expand(6, 4, 5)])
+    assert torch.equal(maps, plain_sample(model, 6, labels, given=given, known=known)[0])
+    everything = torch.ones(4, 5, dtype=torch.bool)
+    assert torch.equal(model.sample(6, labels, given=given, known=everything), given)
+
+
+def test_known_codes_influence_later_places_only():
+    """Before the first known code the maps are as without it; after it they are not. Codes not known do not matter."""
+    model = opinionated()
+    free = model.sample(16).flatten(1)
+    known = torch.zeros(4, 5, dtype=torch.bool)
+    known[2, 1] = True  # place 11 of 20
+    given = (free.view(16, 4, 5) + 1) % 11
+    maps = model.sample(16, given=given, known=known).flatten(1)
+    assert torch.equal(maps[:, :11], free[:, :11])
+    assert torch.equal(maps[:, 11], given.flatten(1)[:, 11])
+    assert not torch.equal(maps[:, 12:], free[:, 12:])
+    garbage = torch.where(known, given, 10**6)
+    assert torch.equal(model.sample(16, given=garbage, known=known).flatten(1), maps)
+
+
+def test_the_watcher_sees_the_map_fill():
+    """It is called for every place in raster order; what is to come is still 0, what is past is final."""
+    model, seen = opinionated(), []
+    maps = model.sample(3, watch=lambda codes, row, column: seen.append((codes.clone(), row, column)))
+    assert [place[1:] for place in seen] == [(row, column) for row in range(4) for column in range(5)]
+    for count, (canvas, _, _) in enumerate(seen, 1):
+        assert torch.equal(canvas.flatten(1)[:, :count], maps.flatten(1)[:, :count])
+        assert not canvas.flatten(1)[:, count:].any()
+
+
+def test_cold_samples_are_the_likeliest_codes():
+    """A temperature near 0 and top_k=1 both take, at each place, the code with the largest logit."""
+    model = opinionated()
+    greedy = model.sample(4, top_k=1)
+    assert torch.equal(model.sample(4, temperature=1e-6), greedy)
+    assert torch.equal(model(greedy).argmax(1), greedy)
+    assert torch.equal(model.sample(4, top_k=11), model.sample(4))
+
+
+def test_samples_are_seeded():
+    """A seed is a set of maps, whatever the global random state, which is left alone; another seed is another set."""
+    model = opinionated()
+    torch.manual_seed(1)
+    one, after = model.sample(4, seed=3), torch.rand(())
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(()), after)
+    assert torch.equal(model.sample(4, seed=3), one)
+    assert not torch.equal(model.sample(4, seed=4), one)
+    assert len(one.unique(dim=0)) == 4
+
+
+def test_draws_have_the_frequencies_of_the_softmax():
+    """Over 4000 draws at temperature 2 each code comes as often as it should, within 4 standard errors."""
+    logits = torch.tensor([0.0, 1.0, -1.0, 3.0])
+    luck = torch.rand(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(pixelcnn.draw(logits.expand(4000, 4), luck, temperature=2), minlength=4)
+    chances = torch.softmax(logits.double() / 2, 0)
+    assert ((counts / 4000 - chances).abs() < 4 * (chances * (1 - chances) / 4000).sqrt()).all()
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert pixelcnn.draw(logits.expand(2, 4), ends).tolist() == [0, 3]
+
+
+@both
+def test_samples_cost_what_the_prior_expects(classes):
+    """The nll of own samples is, within 4 standard errors, the entropy met on the way; of cooler samples it is less."""
+    model = opinionated(classes=classes)
+    labels = labels_for(400, model)
+    for temperature in (1.0, 0.5):
+        maps = model.sample(400, labels, temperature)
+        with torch.no_grad():
+            logs = F.log_softmax(model(maps, labels), 1)
+        entropy = -(logs.exp() * logs).sum(1).mean((1, 2))
+        mean, error = mean_and_error(model.nll(maps, labels) - entropy)
+        assert error < 0.05
+        assert (abs(mean) < 4 * error) if temperature == 1 else (mean < -4 * error)
+
+
+# ---- one step
+
+
+class Machine:
+    """What a step needs of lightning-fabric."""
+
+    device, world_size = torch.device("cpu"), 1
+
+    def __init__(self, precision="32"):
+        self.precision = precision
+
+    def autocast(self):
+        return torch.autocast("cpu", torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+
+def ready(precision="32", steps=60, **options):
+    model = GatedPixelCNN(PixelCNNConfig(**SMALL | options))
+    model.setup(Machine(precision), steps)
+    return model.train()
+
+
+def test_a_step_reports_and_learns():
+    """Nats, bits and accuracy fit together and to the logits before the update; repeated steps lower the loss."""
+    model = ready(classes=3, dropout=0, learning_rate=0.01)
+    codes, labels = random_codes(8, model), labels_for(8, model)
+    right = (model(codes, labels).argmax(1) == codes).float().mean()
+    nll = model.nll(codes, labels).mean()
+    found = [model.step((codes.to(torch.int32), labels)) for _ in range(20)]
+    assert set(found[0]) == {"nll", "bits", "accuracy"}
+    assert not any(value.requires_grad for value in found[0].values())
+    torch.testing.assert_close(found[0]["nll"], nll)
+    torch.testing.assert_close(found[0]["bits"], nll / math.log(2))
+    torch.testing.assert_close(found[0]["accuracy"], right)
+    assert found[-1]["nll"] < found[0]["nll"] - 0.1
+
+
+@pytest.mark.parametrize("classes", [0, 4])
+def test_four_maps_are_learnt_by_heart_and_no_better(classes):
+    """4 random maps are learnt to the log 4 nats that tell them apart; a label of its own for each map saves those."""
+    model = ready(classes=classes, dropout=0, learning_rate=0.02, channels=16, steps=150, weight_decay=0)
+    codes = random_codes(4, model)
+    labels = torch.arange(4) if classes else None
+    for _ in range(150):
+        model.step((codes, labels))
+    total = float(model.nll(codes, labels).mean()) * 20
+    assert total < 0.3 if classes else math.log(4) - 1e-3 < total < math.log(4) + 0.3
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_gradients_of_the_path_in_use_are_those_of_float64(precision):
+    """Channels-last, fused and in bf16 where told, a step's gradients agree with plain float64."""
+    model = ready(precision, classes=3, dropout=0, steps=1)
+    plain = GatedPixelCNN(model.config)
+    plain.load_state_dict(model.state_dict())
+    plain.double()
+    codes, labels = random_codes(8, model), labels_for(8, model)
+    F.cross_entropy(plain(codes, labels), codes).backward()
+    model.step((codes, labels))
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        error = (ours.grad.double() - theirs.grad).norm() / (theirs.grad.norm() + 1e-12)
+        assert error < (1e-3 if precision == "32" else 0.2), (name, error)
+
+
+def test_learning_rates_and_weight_decay():
+    """The rate rises over 5 % of the steps, peaks at the config's, is small but not 0 at the last; only kernels decay."""
+    model = ready(steps=100, learning_rate=0.5, weight_decay=0.3)
+    optimizer, rates = model.optimizers["network"], []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        model.schedules["network"].step()
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[5] == max(rates) == pytest.approx(0.5)
+    assert 0 < rates[-1] < 0.001
+    constant = ready(learning_rate=0.5, schedule="constant")
+    assert constant.optimizers["network"].param_groups[0]["lr"] == 0.5
+    kernels, others = optimizer.param_groups
+    assert (kernels["weight_decay"], others["weight_decay"]) == (0.3, 0)
+    assert all(parameter.ndim == 4 for parameter in kernels["params"])
+    assert len(kernels["params"]) + len(others["params"]) == len(list(model.parameters()))
+
+
+# ---- a training
+
+
+def fit(folder, **options):
+    model = GatedPixelCNN(PixelCNNConfig(**SMALL, classes=3))
+    codes = random_codes(20, model)
+    batches = CodeBatches(codes, labels_for(20, model), 8, seed=0)
+    settings = {"name": "prior", "epochs": 2, "device": "cpu", "precision": "32", "runs": folder}
+
+    def evaluate(folder, epoch):
+        return {"test_nll": float(model.nll(codes[:5], labels_for(5, model)).mean())}
+
+    return training.fit(model, batches, evaluate=evaluate, **settings | options), model
+
+
+def test_stopped_it_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    """A signal after any step, dropout on, then the same call: history, evaluations and weights are as if unbroken."""
+
+    def contents(run):
+        names = ("history.csv", "epochs.csv", "weights.safetensors")
+        return [(run.folder / name).read_bytes() for name in names]
+
+    whole = contents(fit(tmp_path / "whole")[0])
+    step = GatedPixelCNN.step
+    for stop_at in (1, 3, 5):
+        taken = []
+
+        def interrupted(self, batch, taken=taken, stop_at=stop_at):
+            taken.append(1)
+            if len(taken) == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self, batch)
+
+        monkeypatch.setattr(GatedPixelCNN, "step", interrupted)
+        with pytest.raises(training.Stopped, match=f"after step {stop_at} of 6"):
+            fit(tmp_path / str(stop_at))
+        assert contents(fit(tmp_path / str(stop_at))[0]) == whole
+        assert len(taken) == 6
+
+
+def test_weights_round_trip(tmp_path):
+    """A trained prior comes back from its run with its config, bit for bit, in eval mode; other files are refused."""
+    run, model = fit(tmp_path, epochs=1)
+    again = GatedPixelCNN.load(run.weights)
+    assert again.config == model.config
+    assert not again.training
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    labels = labels_for(3, model)
+    assert torch.equal(again.sample(3, labels), model.sample(3, labels))
+    with pytest.raises(weights.WeightsError, match="is missing: GatedPixelCNN"):
+        GatedPixelCNN.load(tmp_path / "none.safetensors")
+    other = nn.Linear(1, 1)
+    other.config = model.config
+    weights.save(other, tmp_path / "other.safetensors")
+    with pytest.raises(weights.WeightsError, match="holds Linear, not GatedPixelCNN"):
+        GatedPixelCNN.load(tmp_path / "other.safetensors")
+
+
+# ---- batches
+
+
+def dealt(batches, *place):
+    return [(codes[:, 0, 0].tolist(), labels.tolist()) for codes, labels in batches(*place)]
+
+
+def numbered(count=10, **options):
+    codes = np.arange(count, dtype=np.uint16)[:, None, None].repeat(2, 1).repeat(3, 2)
+    return CodeBatches(codes, codes[:, 0, 0] + 100, **{"batch_size": 4, "seed": 0} | options)
+
+
+def test_batches_deal_each_map_once_with_its_label():
+    """An epoch has every map once, with its own label, in an order of (seed, epoch); the last batch is what is left."""
+    batches = numbered()
+    epoch = dealt(batches, 0)
+    assert len(batches) == 3
+    assert [len(codes) for codes, _ in epoch] == [4, 4, 2]
+    assert sorted(code for codes, _ in epoch for code in codes) == list(range(10))
+    assert all([code + 100 for code in codes] == labels for codes, labels in epoch)
+    assert dealt(numbered(), 0) == epoch
+    assert dealt(batches, 1) != epoch
+    assert dealt(numbered(seed=1), 0) != epoch
+    codes, labels = next(CodeBatches(torch.zeros(5, 2, 3, dtype=torch.int16), None, 5, 0)(0))
+    assert codes.dtype == torch.int32
+    assert codes.shape == (5, 2, 3)
+    assert labels is None
+
+
+def test_batches_start_anywhere_and_are_shared():
+    """From step `skip` on they are as without it; processes together see what one alone would."""
+    batches = numbered()
+    epoch = dealt(batches, 2)
+    assert dealt(batches, 2, 1) == epoch[1:]
+    shares = [dealt(batches, 2, 0, "cpu", rank, 2) for rank in range(2)]
+    for (codes, _), *parts in zip(epoch, *shares, strict=True):
+        assert sorted(codes) == sorted(code for part, _ in parts for code in part)
+
+
+def test_batches_describe_themselves_and_refuse():
+    """Their description is what is dealt and what its order depends on; too few maps, or labels, are one line."""
+    said = numbered().description
+    checksum = said.pop("checksum")
+    assert said == {"maps": 10, "labels": True, "batch_size": 4, "seed": 0}
+    codes, labels = torch.arange(10)[:, None, None].expand(10, 2, 3), torch.arange(10) + 100
+    assert CodeBatches(codes, labels, 4, 0).description["checksum"] == checksum
+    for other in ((codes, labels + 1), (codes, None), (codes + 1, labels)):
+        assert CodeBatches(*other, 4, 0).description["checksum"] != checksum
+    with pytest.raises(CodesError, match="3 labels for 4 code maps: give one for each"):
+        CodeBatches(torch.zeros(4, 2, 2), torch.zeros(3), 2, 0)
+    with pytest.raises(DataError, match="2 or more are needed"):
+        numbered(1)
+
+
+# ---- what a prior has to beat
+
+
+@pytest.mark.parametrize("by_place", [False, True])
+def test_unigram_is_that_of_counting(by_place):
+    """Nats per code under smoothed training frequencies, of all places or of each, as loops in Python count them."""
+    random = np.random.default_rng(0)
+    train, test = random.integers(0, 4, (9, 2, 3)), random.integers(0, 6, (5, 2, 3))
+    found = unigram_nll(torch.from_numpy(train), torch.from_numpy(test), 6, by_place, smoothing=0.5)
+    costs = np.zeros((5, 2, 3))
+    for i, row, column in np.ndindex(costs.shape):
+        counted = train[:, row, column] if by_place else train
+        chance = ((counted == test[i, row, column]).sum() + 0.5) / (counted.size + 6 * 0.5)
+        costs[i, row, column] = -math.log(chance)
+    assert found.numpy() == pytest.approx(costs.mean((1, 2)))
+
+
+def test_the_test_maps_have_no_say_in_the_smoothing():
+    """Each test map costs the same alone and among others, a code never seen is not impossible, a little costs little."""
+    random = torch.Generator().manual_seed(0)
+    train, test = (torch.randint(0, 7, (n, 3, 3), generator=random) for n in (200, 6))
+    test[0] = 9
+    found = unigram_nll(train, test, 10, by_place=True)
+    assert torch.cat([unigram_nll(train, test[i : i + 1], 10, True) for i in range(6)]).equal(found)
+    assert found.isfinite().all()
+    assert math.log(10) < found[0] < 20
+    assert found[1:].mean() == pytest.approx(math.log(7), abs=0.1)
+    # 20 maps say little about 9 places: there more is added than where 2000 do
+    few, many = (torch.randint(0, 7, (n, 3, 3), generator=random) for n in (20, 2000))
+    own = [unigram_nll(maps, test, 10, True)[0] for maps in (few, many)]
+    assert own[0] < own[1]
+
+
+def test_frequencies_of_each_place_help_where_places_differ():
+    """Where each place has a code of its own, that costs next to nothing by place, and log of the places by none."""
+    maps = torch.arange(6).view(1, 2, 3).repeat(500, 1, 1)
+    assert unigram_nll(maps, maps, 6, by_place=True).mean() < 0.01
+    assert unigram_nll(maps, maps, 6, by_place=False).mean() == pytest.approx(math.log(6))
+
+
+def test_mean_and_error():
+    """The standard error is that of the sample, over its root."""
+    assert mean_and_error(torch.tensor([1.0, 2.0, 3.0, 4.0])) == pytest.approx((2.5, 1.2909944 / 2))
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m(torch.full((1, 4, 5), 11)), "codes must lie in 0 to 10, not 11 to 11"),
+        (lambda m: m.nll(torch.full((1, 4, 5), -1)), "codes must lie in 0 to 10, not -1 to -1"),
+        (
+            lambda m: m(torch.zeros(1, 5, 4).int()),
+            r"codes must be whole numbers \(B, 4, 5\), not int32 \(1, 5, 4\)",
+        ),
+        (lambda m: m(torch.zeros(1, 4, 5)), r"not float32 \(1, 4, 5\)"),
+        (
+            lambda m: m(torch.zeros(1, 4, 5).int(), torch.zeros(1).int()),
+            "labels are given, and this prior knows no classes",
+        ),
+        (lambda m: m.sample(1, labels=torch.zeros(1).int()), "knows no classes"),
+        (lambda m: m.sample(1, temperature=0), "temperature 0: give one above 0"),
+        (lambda m: m.sample(1, temperature=math.nan), "temperature nan"),
+        (lambda m: m.sample(1, top_k=12), "top_k 12: give 1 to 11, or 0 for all codes"),
+        (lambda m: m.sample(1, top_k=-1), "top_k -1"),
+        (lambda m: m.sample(1, given=torch.zeros(1, 4, 5).int()), "given and known belong together"),
+        (
+            lambda m: m.sample(1, given=torch.zeros(1, 4, 5).int(), known=torch.ones(4, 5)),
+            r"known must be bool \(1, 4, 5\) or \(4, 5\), not float32 \(4, 5\)",
+        ),
+        (
+            lambda m: m.sample(2, given=torch.zeros(1, 4, 5).int(), known=torch.ones(4, 5).bool()),
+            r"given must be codes \(2, 4, 5\), not int32 \(1, 4, 5\)",
+        ),
+        (
+            lambda m: m.sample(1, given=torch.full((1, 4, 5), 30), known=torch.ones(4, 5).bool()),
+            "codes must lie in 0 to 10, not 30 to 30",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(call, message):
+    """Codes, labels and wishes that a prior cannot take are refused with what was found and what would be right."""
+    with pytest.raises(CodesError, match=message) as caught:
+        call(GatedPixelCNN(PixelCNNConfig(**SMALL)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "trained with 3 classes: give a label for each map"),
+        (torch.tensor([3, 0]), "labels must lie in 0 to 2, not 0 to 3"),
+        (torch.tensor([0]), r"labels must be whole numbers \(2,\), not int64 \(1,\)"),
+        (torch.zeros(2), r"not float32 \(2,\)"),
+    ],
+)
+def test_wrong_labels_are_refused(labels, message):
+    """A conditional prior says what is wrong with labels, whatever it is asked to do."""
+    model = GatedPixelCNN(PixelCNNConfig(**SMALL, classes=3))
+    codes = random_codes(2, model)
+    for call in (
+        lambda: model(codes, labels),
+        lambda: model.nll(codes, labels),
+        lambda: model.sample(2, labels),
+    ):
+        with pytest.raises(CodesError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"kernel": 4}, "kernel"),
+        ({"kernel": 1}, "kernel"),
+        ({"dropout": 1}, "dropout"),
+        ({"chanels": 8}, "chanels"),
+    ],
+)
+def test_wrong_config_is_refused(wrong, field):
+    """A wrong value or an unknown name is an error that names the field."""
+    with pytest.raises(ValidationError, match=field):
+        PixelCNNConfig(**wrong)
