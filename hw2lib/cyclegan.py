@@ -66,9 +66,11 @@ class CycleGANConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _blocks_of_the_paper(cls, values: dict) -> dict:
-        if not values.get("blocks") and isinstance(values.get("size", 256), int):
-            return values | {"blocks": 9 if values.get("size", 256) >= 256 else 6}
-        return values
+        try:
+            size, blocks = int(values.get("size", 256)), int(values.get("blocks") or 0)
+        except (TypeError, ValueError):
+            return values  # pydantic will say what is wrong with them
+        return values | {"blocks": blocks or (9 if size >= 256 else 6)}
 
 
 def generator_loss(objective: Objective, fake: Tensor) -> Tensor:

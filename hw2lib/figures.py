@@ -205,16 +205,16 @@ def cyclegan_losses(history: dict, objective: str) -> Figure:
     }
     levels = [None, None, None, None] if balance is None else [balance[0], None, balance[1], balance[2]]
     span = max(1, len(history["step"]) // 100)
+    thin = slice(None, None, max(1, span // 4))  # more points than can be seen would hide dashes and dots
     for axes, (title, lines), level in zip(panels.flat, curves.items(), levels, strict=True):
+        settled = [level] if level is not None else []
         for name, label, colour, style in lines:
-            axes.plot(
-                history["step"],
-                smoothed(history[name], span),
-                style,
-                color=colour,
-                label=label,
-                linewidth=1.2,
-            )
+            values = smoothed(history[name], span)
+            settled += [values[span:].min(), values[span:].max()] if len(values) > span else []
+            axes.plot(history["step"][thin], values[thin], style, color=colour, label=label, linewidth=1.2)
+        if settled:  # the first steps would flatten all that follows
+            room = 0.08 * (max(settled) - min(settled))
+            axes.set_ylim(min(settled) - room, max(settled) + 2 * room)
         if level is not None:
             axes.axhline(level, color=OTHER, linewidth=0.8, zorder=0)
             axes.annotate(
@@ -251,5 +251,5 @@ def scores_by_epoch(
                 name, (0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color=TEST
             )
         axes.set(title=title, xlabel="epoch")
-    grid[0, 0].legend(fontsize=7)
+    grid[0, -1].legend(fontsize=7, loc="upper right")
     return figure

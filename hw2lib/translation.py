@@ -70,7 +70,9 @@ def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
 def save_picture(path: Path, picture: Tensor) -> None:
     """Write a uint8 picture (3, H, W), in the format that the path ends in. Raises RunError if it cannot be written."""
     content = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, path.suffix[1:], quality=95)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(
+        content, Image.registered_extensions()[path.suffix], quality=95
+    )
     write_whole(path, content.getvalue())
 
 

@@ -1187,3 +1187,9 @@ def test_published_sizes_fit_a_small_machine(tmp_path, preset, steps, limit):
     assert found["blocks"] == (9 if preset == "full" else 6)
     assert len(found["losses"]) >= 10 * steps and np.isfinite(found["losses"]).all()
     assert limit is None or found["peak"] < limit, f"{found['peak'] / 1e9:.2f} GB"
+
+
+def test_blocks_of_the_paper_for_sizes_that_come_as_text():
+    """A size that pydantic turns into a number has the paper's blocks, too."""
+    assert CycleGANConfig(size="64").blocks == 6
+    assert CycleGANConfig(size="256", blocks="3").blocks == 3

@@ -446,3 +446,12 @@ def test_numbers_of_the_identity_run_are_enough(toy, tmp_path, capsys):
     again = translation.train_with_identity(config, toy, None, asked)
     assert "finished on" in capsys.readouterr().out
     assert again.history["step"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp"])
+def test_a_picture_is_written_as_its_name_ends(tmp_path, name):
+    """The format is that of the file's name, and the colour comes back."""
+    translation.save_picture(tmp_path / "new" / name, torch.full((3, 8, 8), 77, dtype=torch.uint8))
+    with Image.open(tmp_path / "new" / name) as opened:
+        assert opened.format.lower() in ("jpeg", "png", "webp") and opened.size == (8, 8)
+        assert abs(int(np.asarray(opened.convert("RGB")).mean()) - 77) <= 2
