@@ -114,18 +114,19 @@ def test_errors_by_picture_average_to_the_error(model, pictures):
 def test_trustworthiness_tells_structure_from_noise(tmp_path):
     """A codebook of separate heaps has a far higher trustworthiness than the noise control with its mean and spread."""
     random = np.random.default_rng(0)
-    heaps = random.normal(size=(8, 16)).repeat(12, axis=0) * 3 + random.normal(size=(96, 16)) * 0.3
+    # heaps of 24: larger than the 15 neighbours that the trustworthiness looks at
+    heaps = random.normal(size=(8, 16)).repeat(24, axis=0) * 3 + random.normal(size=(192, 16)) * 0.3
     maps = experiments.codebook_maps(heaps, seed=0, neighbours=(5, 500))
-    assert list(maps["codebook"]) == [5, 47]
+    assert list(maps["codebook"]) == [5, 95]
     for n in maps["codebook"]:
-        assert maps["codebook"][n]["xy"].shape == (96, 2)
+        assert maps["codebook"][n]["xy"].shape == (192, 2)
         assert maps["codebook"][n]["islands"] >= 1
         assert maps["codebook"][n]["trustworthiness"] > maps["noise"][n]["trustworthiness"] + 0.05
-    experiments.save_maps(tmp_path / "umap.csv", maps, np.arange(96))
+    experiments.save_maps(tmp_path / "umap.csv", maps, np.arange(192))
     lines = (tmp_path / "umap.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 2 * 96
+    assert len(lines) == 1 + 2 * 2 * 192
     assert lines[1].startswith("codebook,5,0,0,")
-    drawn = figures.codebook_maps(maps, np.arange(96))
+    drawn = figures.codebook_maps(maps, np.arange(192))
     assert len(drawn.axes) == 4
 
 
