@@ -149,7 +149,7 @@ def profile(config: CycleGANConfig, precision: str, steps: int = 5) -> None:
     for _ in range(steps):
         model.step(next(pictures))
     seconds = (time.perf_counter() - began) / steps
-    with torch.autograd.profiler.profile(with_flops=False, record_shapes=False) as found:
+    with torch.autograd.profiler.profile() as found:
         for _ in range(steps):
             model.step(next(pictures))
     kinds = {

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from hw2lib import weights
+from hw2lib.layers import average_gradients
 from hw2lib.networks import PatchDiscriminator, PictureDiscriminator, ResnetGenerator, UnetGenerator
 
 __all__ = [
@@ -101,8 +102,9 @@ class ImagePool(nn.Module):
     """Earlier translations, so that a discriminator is not shown the newest only (Shrivastava et al. 2017, 2.3).
 
     A picture that comes while there is room is kept and handed on. Later ones are handed on half of the time; else
-    they take the place of a random one in the pool, which is handed on instead. The pictures are in the state_dict (of several processes, in each one's own: a checkpoint has
-    those of the first, and only a run in one process resumes to the same bits).
+    they take the place of a random one in the pool, which is handed on instead. The pictures are in the
+    state_dict. Of several processes each has its own, and a checkpoint those of the first: only a run in one process
+    resumes to the same bits.
     """
 
     def __init__(self, size: int = 50):
@@ -304,9 +306,8 @@ class CycleGAN(nn.Module):
 
     def _update(self, name: str, grads: Sequence[Tensor]) -> None:
         for parameter, grad in zip(self.parameters_of[name], grads, strict=True):
-            parameter.grad = (
-                self.fabric.all_reduce(grad, reduce_op="mean") if self.fabric.world_size > 1 else grad
-            )
+            parameter.grad = grad
+        average_gradients(self.fabric, self.parameters_of[name])
         self.optimizers[name].step()
         self.schedules[name].step()
 

@@ -91,8 +91,8 @@ def train_vqvae_as_others(pictures: data.Pictures, config: VQVAEConfig, asked: V
     """`asked.comparison_updates` updates as other notebooks print them: batch 32, constant rate 3e-4."""
     model = VQVAE(config.model_copy(update={"learning_rate": 3e-4, "schedule": "constant"}))
     batches = data.Batches(pictures.train, 32, asked.seed)
-    length = {"updates": asked.comparison_updates}
-    return _fit(model, batches, pictures, asked, name="vqvae-short", numbers_only=True, **length)
+    updates = asked.comparison_updates
+    return _fit(model, batches, pictures, asked, name="vqvae-short", updates=updates, numbers_only=True)
 
 
 def _fit(model: VQVAE, batches: data.Batches, pictures: data.Pictures, asked: VQVAEParameters, **more) -> Run:

@@ -64,3 +64,40 @@ def simple_codecs(train: Tensor, test: Tensor) -> dict[str, float]:
         large = F.interpolate(small, test.shape[-2:], mode="bilinear", align_corners=False)
         scores[f"{side} x {side} thumbnail"] = mean_squared_error(test, large.round().to(torch.uint8))
     return scores
+
+
+# ---- codes under a prior
+
+
+def unigram_nll(
+    train: Tensor, test: Tensor, num_codes: int, by_place: bool, smoothing: float | None = None
+) -> Tensor:
+    """Nats per code of each test map, float64 (M,), under the frequencies of the training maps' codes.
+
+    train (N, H, W), test (M, H, W): whole numbers in [0, K). `by_place`: frequencies of each place of the map, else
+    of all together. `smoothing` is added to each count, so that no code is impossible; without it, the power of 2
+    from 1/64 to 64 that gives the last tenth of the training maps the least under the others. `test` has no say.
+    """
+    if smoothing is None:
+        part = len(train) - max(1, len(train) // 10)
+        powers = [2.0**power for power in range(-6, 7)]
+        smoothing = min(
+            powers,
+            key=lambda power: float(
+                unigram_nll(train[:part], train[part:], num_codes, by_place, power).mean()
+            ),
+        )
+    places = train[0].numel() if by_place else 1
+    where = (
+        torch.arange(train[0].numel()) % places * num_codes
+    )  # the row of each place in the table of counts
+    counts = torch.bincount((train.long().flatten(1) + where).flatten(), minlength=places * num_codes)
+    table = counts.view(places, num_codes).double() + smoothing
+    table = -(table / table.sum(1, keepdim=True)).log()  # (places, K)
+    return table.flatten()[test.long().flatten(1) + where].mean(1)
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """The mean of values (M,), M > 1, and its standard error: of maps, as codes of one map are not independent."""
+    values = values.double()
+    return float(values.mean()), float(values.std() / math.sqrt(len(values)))

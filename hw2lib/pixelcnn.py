@@ -13,7 +13,7 @@ codes at first), each place of the map has a learnt vector, and whole channels a
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Literal
 
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from hw2lib import Problem, weights
-from hw2lib.data import Batches, checksum
+from hw2lib.layers import average_gradients
 
 
 class CodesError(Problem):
@@ -289,9 +289,7 @@ class GatedPixelCNN(nn.Module):
         optimizer = self.optimizers["network"]
         optimizer.zero_grad(set_to_none=True)
         nll.backward()
-        if self.fabric.world_size > 1:
-            for parameter in self.parameters():
-                parameter.grad = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
+        average_gradients(self.fabric, self.parameters())
         optimizer.step()
         self.schedules["network"].step()
         right = (logits.detach().argmax(1) == codes).float().mean()
@@ -353,84 +351,3 @@ def _check_range(name: str, values: Tensor, count: int) -> None:
         low, high = (int(value) for value in values.long().aminmax())
         if not 0 <= low <= high < count:
             raise CodesError(f"{name} must lie in 0 to {count - 1}, not {low} to {high}")
-
-
-# ---- batches
-
-
-class CodeBatches:
-    """Shuffled batches of code maps and their labels, for training; the order depends on (seed, epoch) alone."""
-
-    def __init__(self, codes, labels, batch_size: int, seed: int):
-        """codes: (N, H, W), whole numbers of any dtype; labels: (N,) or None. Arrays or tensors.
-
-        Raises CodesError if there are not as many labels as maps, DataError if N < 2.
-        """
-        self.codes = torch.as_tensor(codes).to(torch.int32)
-        self.labels = None if labels is None else torch.as_tensor(labels).to(torch.int32)
-        if self.labels is not None and len(self.labels) != len(self.codes):
-            raise CodesError(f"{len(self.labels)} labels for {len(self.codes)} code maps: give one for each")
-        self.checksum = checksum(self.codes, *([] if self.labels is None else [self.labels]))
-        self.rows = Batches(torch.arange(len(self.codes)), batch_size, seed, flip=False)
-
-    def __len__(self) -> int:
-        """Steps in an epoch; the last one has the maps that are left and may be short."""
-        return len(self.rows)
-
-    @property
-    def description(self) -> dict:
-        """What is dealt and in which order, for the identity of a run: another encoder makes other codes."""
-        order = {name: self.rows.description[name] for name in ("batch_size", "seed")}
-        return {"maps": len(self.codes), "labels": self.labels is not None, "checksum": self.checksum} | order
-
-    def __call__(
-        self, epoch: int, skip: int = 0, device="cpu", rank: int = 0, world_size: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The batches of an epoch from step `skip` on: int32 codes (B, H, W), labels (B,) or None, on the device.
-
-        Shared among processes as data.Batches shares pictures; raises DataError as it does.
-        """
-        self.codes = self.codes.to(device)
-        self.labels = None if self.labels is None else self.labels.to(device)
-        for rows in self.rows(epoch, skip, device, rank, world_size):
-            yield (
-                self.codes.index_select(0, rows),
-                None if self.labels is None else self.labels.index_select(0, rows),
-            )
-
-
-# ---- what a prior has to beat
-
-
-def unigram_nll(
-    train: Tensor, test: Tensor, num_codes: int, by_place: bool, smoothing: float | None = None
-) -> Tensor:
-    """Nats per code of each test map, float64 (M,), under the frequencies of the training maps' codes.
-
-    train (N, H, W), test (M, H, W): whole numbers in [0, K). `by_place`: frequencies of each place of the map, else
-    of all together. `smoothing` is added to each count, so that no code is impossible; without it, the power of 2
-    from 1/64 to 64 that gives the last tenth of the training maps the least under the others. `test` has no say.
-    """
-    if smoothing is None:
-        part = len(train) - max(1, len(train) // 10)
-        powers = [2.0**power for power in range(-6, 7)]
-        smoothing = min(
-            powers,
-            key=lambda power: float(
-                unigram_nll(train[:part], train[part:], num_codes, by_place, power).mean()
-            ),
-        )
-    places = train[0].numel() if by_place else 1
-    where = (
-        torch.arange(train[0].numel()) % places * num_codes
-    )  # the row of each place in the table of counts
-    counts = torch.bincount((train.long().flatten(1) + where).flatten(), minlength=places * num_codes)
-    table = counts.view(places, num_codes).double() + smoothing
-    table = -(table / table.sum(1, keepdim=True)).log()  # (places, K)
-    return table.flatten()[test.long().flatten(1) + where].mean(1)
-
-
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean of values (M,), M > 1, and its standard error: of maps, as codes of one map are not independent."""
-    values = values.double()
-    return float(values.mean()), float(values.std() / math.sqrt(len(values)))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from hw2lib import weights
-from hw2lib.layers import TransposedConv2d
+from hw2lib.layers import TransposedConv2d, average_gradients
 from hw2lib.quantizers import EMAVectorQuantizer, Quantized, VectorQuantizer, as_vectors
 
 __all__ = ["VQVAE", "EMAVectorQuantizer", "Quantized", "VQVAEConfig", "VectorQuantizer"]
@@ -189,9 +189,7 @@ class VQVAE(nn.Module):
         vq = quantized.codebook_loss + quantized.commitment_loss
         optimizer.zero_grad(set_to_none=True)
         (mse / self.config.data_variance + self.latent_weight * vq).backward()
-        if self.fabric.world_size > 1:
-            for parameter in self.parameters():
-                parameter.grad = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
+        average_gradients(self.fabric, self.parameters())
         optimizer.step()
         schedule.step()
         return {

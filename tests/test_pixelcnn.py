@@ -13,14 +13,13 @@ from pydantic import ValidationError
 from torch import nn
 
 from hw2lib import pixelcnn, training, weights
+from hw2lib.codes import CodeBatches
 from hw2lib.download import DataError
+from hw2lib.metrics import mean_and_error, unigram_nll
 from hw2lib.pixelcnn import (
-    CodeBatches,
     CodesError,
     GatedPixelCNN,
     PixelCNNConfig,
-    mean_and_error,
-    unigram_nll,
 )
 
 SMALL = {"num_codes": 11, "height": 4, "width": 5, "embedding": 6, "channels": 8, "layers": 4}
