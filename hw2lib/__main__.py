@@ -6,9 +6,10 @@ from pathlib import Path
 import click
 import yaml
 
-from hw2lib import ROOT, Problem, experiments, parameters, training, translation
+from hw2lib import ROOT, Problem, experiments, parameters, prior, training, translation
 from hw2lib.cyclegan import CycleGAN
 from hw2lib.folders import read_picture
+from hw2lib.pixelcnn import GatedPixelCNN
 from hw2lib.vqvae import VQVAE
 
 PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
@@ -49,19 +50,21 @@ def restore() -> None:
 
 
 @main.command()
-@click.argument("model", type=click.Choice(["cyclegan", "vqvae"]))
+@click.argument("model", type=click.Choice(["cyclegan", "vqvae", "pixelcnn"]))
 @PRESET
 @DATA
 @click.option(
     "-p", "changes", multiple=True, metavar="NAME=VALUE", help="another value for a parameter of the preset"
 )
 def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ...]) -> None:
-    """Train as the notebook would, into the same run folder, which the notebook then loads."""
-    number, kind = {
-        "cyclegan": ("01", parameters.CycleGANParameters),
-        "vqvae": ("02", parameters.VQVAEParameters),
-    }[model]
-    path = ROOT / "notebooks" / "presets" / preset / f"{number}_{model}.yaml"
+    """Train as the notebook would, into the same run folder, which the notebook then loads.
+
+    pixelcnn is the prior over the codes of the VQ-VAE, which is trained first if it is not yet.
+    """
+    notebook, kind = ("01_cyclegan", parameters.CycleGANParameters)
+    if model != "cyclegan":
+        notebook, kind = ("02_vqvae", parameters.VQVAEParameters)
+    path = ROOT / "notebooks" / "presets" / preset / f"{notebook}.yaml"
     if not path.is_file():
         raise parameters.ParameterError(f"no preset {preset}: say smoke, quick, cpu or full")
     asked = parameters.given(kind, yaml.safe_load(path.read_text()), changes)
@@ -72,7 +75,11 @@ def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ..
         run = translation.train_cyclegan(CycleGAN(config), domains, translation.judge_for(domains), asked)
     else:
         config, pictures = experiments.vqvae_setup(asked)
-        run = experiments.train_vqvae(VQVAE(config), pictures, asked)
+        codec = VQVAE(config)
+        run = experiments.train_vqvae(codec, pictures, asked)
+    if model == "pixelcnn":
+        sets = prior.code_sets(codec, pictures, run)
+        run = prior.train_prior(GatedPixelCNN(prior.prior_config(codec, pictures, asked)), sets, asked)
     click.echo(run.folder)
 
 

@@ -187,13 +187,20 @@ def _read_cifar10(path: Path, sha256: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def toy_pictures(size: int, train: int = 4096, test: int = 512) -> Pictures:
-    """Drawn pictures, half horses and half zebras, uint8 (N, 3, size, size); no scene is in both sets.
+    """Drawn pictures, horses and zebras in turn, labelled, uint8 (N, 3, size, size); no scene is in both sets.
 
     They need no download and are the same everywhere. Raises DataError if the size is too small to draw.
     """
     train_seed, test_seed = TOY_SEEDS
     try:
-        return _pictures("toy", _draw(train, size, train_seed), _draw(test, size, test_seed))
+        return _pictures(
+            "toy",
+            _draw(train, size, train_seed),
+            _draw(test, size, test_seed),
+            classes=("horse", "zebra"),
+            train_labels=torch.arange(train).remainder(2).to(torch.uint8),
+            test_labels=torch.arange(test).remainder(2).to(torch.uint8),
+        )
     except ValueError as error:
         raise DataError(f"the toy pictures cannot be drawn: {error}") from error
 

@@ -253,3 +253,53 @@ def scores_by_epoch(
         axes.set(title=title, xlabel="epoch")
     grid[0, -1].legend(fontsize=7, loc="upper right")
     return figure
+
+
+def prior_curves(history: dict, epochs: dict, levels: dict[str, float]) -> Figure:
+    """Nats per code over the updates: training batches (with dropout) smoothed, three sets after each epoch.
+
+    levels: nats to draw across, by their names. A ring marks the epoch that the held-out maps chose.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    span = max(1, len(history["step"]) // 100)
+    curve = smoothed(history["nll"], span)
+    axes.plot(
+        history["step"], curve, color=TRAIN, alpha=0.5, linewidth=1, label="training batches, with dropout"
+    )
+    lines = [
+        ("train_nll", "training maps", TRAIN, "s-"),
+        ("held_out_nll", "held-out maps", OTHER, "^:"),
+        ("test_nll", "test maps", TEST, "o--"),
+    ]
+    for name, label, colour, style in lines:
+        axes.plot(epochs["step"], epochs[name], style, color=colour, markersize=3, linewidth=1, label=label)
+    best = int(epochs["held_out_nll"].argmin())
+    axes.plot(
+        epochs["step"][best], epochs["held_out_nll"][best], "o", color="black", fillstyle="none", markersize=9
+    )
+    for name, level in levels.items():
+        axes.axhline(level, color=OTHER, linewidth=0.8, zorder=0)
+        axes.annotate(
+            name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
+        )
+    axes.set(xlabel="update", ylabel="nats per code")
+    shown = [*curve[span:], *levels.values(), *epochs["train_nll"]]
+    room = 0.06 * (max(shown) - min(shown))
+    axes.set_ylim(min(shown) - room, max(shown) + 1.5 * room)
+    axes.legend(fontsize=7)
+    return figure
+
+
+def filling(moments: list[tuple[int, Tensor, Tensor]], num_codes: int) -> Figure:
+    """A map being drawn: (codes drawn, map (h, w) with -1 where none is, picture uint8 (3, H, W)), a column each."""
+    figure, grid = plt.subplots(2, len(moments), figsize=(7.0, 2.6), layout="constrained", squeeze=False)
+    for (above, below), (drawn, codes, picture) in zip(grid.T, moments, strict=True):
+        # Indices have no order: colours only show where the same code comes back; white is not drawn yet.
+        colours = np.ma.masked_less(codes.numpy(), 0) * 197 % num_codes
+        above.imshow(colours, cmap="viridis", vmin=0, vmax=num_codes - 1, interpolation="nearest")
+        above.set(xticks=[], yticks=[], title=f"{drawn} codes")
+        above.grid(False)
+        for side in above.spines.values():
+            side.set(visible=True, color=OTHER, linewidth=0.6)
+        _show_sheet(below, picture.numpy().transpose(1, 2, 0))
+    return figure

@@ -62,13 +62,16 @@ class VQVAEParameters(MachineParameters):
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = 2e-3
-    num_codes: int = Field(512, ge=8)  # fewer cannot be mapped by UMAP
+    num_codes: int = Field(512, ge=8, le=65536)  # fewer cannot be mapped by UMAP, more not kept as 16 bits
     code_dim: int = 64
     commitment: float = 0.25
     codebook: str = "ema"
     kmeans_init: bool = True
     restart_dead: bool = True
     comparison_updates: int = Field(0, ge=0)
+    prior_epochs: int = Field(4, ge=1)
+    prior_channels: int = Field(32, ge=1)
+    samples: int = Field(256, ge=16)
     seed: int = Field(0, ge=0)
 
 

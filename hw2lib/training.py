@@ -230,7 +230,7 @@ def _resume(model, run: Run, fabric: Fabric, precision: str) -> tuple[int, float
         epochs = run.epochs.get("step", np.zeros(0))
         run.evaluations.cut(int((epochs <= step).sum()))
         facts = surroundings() | {
-            "device": _device_name(fabric.device),
+            "device": device_name(fabric.device),
             "processes": fabric.world_size,
             "threads": torch.get_num_threads(),
             "precision": precision,
@@ -248,9 +248,9 @@ def _resume(model, run: Run, fabric: Fabric, precision: str) -> tuple[int, float
     return step, seconds
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.getdevice_name(device)
     return f"{device.type} {_processor().get('cpu_name', platform.processor())}".strip()
 
 

@@ -1,0 +1,87 @@
+"""A study: one small experiment, measured on several cases, such as variants times seeds.
+
+It is kept in a run folder (see hw2lib.runs), where metrics.json has a row for each case that is done. Asked for again, a
+finished study is read, and one that was killed goes on with the cases that are missing.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from hw2lib import training
+from hw2lib.progress import duration
+from hw2lib.runs import Run, now, surroundings
+
+Case = dict[str, str | int | float]
+
+
+def study(
+    name: str, settings: dict, cases: list[Case], measure: Callable[[Case], dict[str, float]], runs=None
+) -> Run:
+    """Measure every case that is not measured yet; `rows` of the run gives the numbers.
+
+    A case is named by its values, such as {"variant": "no cycle loss", "seed": 0}, all cases by the same names; `measure(case)` returns its numbers
+    and must depend on the case and on `settings` alone, which with the cases are the identity of the run. All is
+    computed on the CPU, in float32, with the threads that there are. Raises RunError.
+    """
+    run = Run(name, {"settings": settings, "cases": cases}, runs)
+    if "ended" in run.provenance:
+        print(f"{name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
+        return run
+    with run.begin():
+        done = run.metrics.get("rows", [])
+        if not done:
+            run.note(**surroundings(), device=training.device_name(torch.device("cpu")),
+                     processes=1, threads=torch.get_num_threads(), precision="32", started=now(), seconds=0.0)  # fmt: skip
+        measured = [{name: row[name] for name in cases[0]} for row in done]
+        missing = [case for case in cases if case not in measured]
+        began = time.monotonic()
+        for count, case in enumerate(missing, 1):
+            start = time.monotonic()
+            done.append(case | measure(case))
+            run.add_metrics("rows", done)
+            run.note(seconds=round(run.provenance["seconds"] + time.monotonic() - start, 1))
+            left = (time.monotonic() - began) / count * (len(missing) - count)
+            words = ", ".join(f"{value}" for value in case.values())
+            print(f"{name} {len(done)}/{len(cases)}: {words}  ({duration(left)} left)", flush=True)
+        run.note(ended=now())
+    return run
+
+
+def rows(run: Run) -> list[dict]:
+    """The measured cases of a study: the case's values and its numbers."""
+    return run.metrics["rows"]
+
+
+def by_case(run: Run, without: str = "seed") -> dict[tuple, dict[str, dict[str, float]]]:
+    """Mean, least and greatest of each number over the cases that differ in `without` alone.
+
+    {("no cycle loss",): {"truth": {"mean": .1, "min": .08, "max": .12, "count": 3}}}, in the order of the cases; the
+    keys are the values of the cases but for `without`.
+    """
+    names = [name for name in run.config["cases"][0] if name != without]
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows(run):
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    numbers = [name for name in rows(run)[0] if name not in (*names, without)]
+    return {
+        key: {
+            name: {
+                "mean": statistics.fmean(values),
+                "min": min(values),
+                "max": max(values),
+                "count": len(values),
+            }
+            for name in numbers
+            for values in [[row[name] for row in group]]
+        }
+        for key, group in groups.items()
+    }
+
+
+def spread(found: dict[str, float], digits: int = 3) -> str:
+    """'0.123 (0.120 to 0.126)' of one entry of `by_case`; only the number where it is of one run."""
+    mean = f"{found['mean']:.{digits}f}"
+    return mean if found["count"] == 1 else f"{mean} ({found['min']:.{digits}f} to {found['max']:.{digits}f})"
