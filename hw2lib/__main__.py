@@ -1,12 +1,14 @@
-"""The command line: `python -m hw2lib report | train | translate | publish | restore`. Under torchrun, `train` uses all its processes."""
+"""The command line: `python -m hw2lib report | train | translate | sample | publish | restore`. Under torchrun, `train` uses all its processes."""
 
+import math
 import sys
 from pathlib import Path
 
 import click
+import torch
 import yaml
 
-from hw2lib import ROOT, Problem, experiments, parameters, prior, training, translation
+from hw2lib import ROOT, Problem, experiments, figures, parameters, prior, samples, training, translation
 from hw2lib.cyclegan import CycleGAN
 from hw2lib.folders import read_picture
 from hw2lib.pixelcnn import GatedPixelCNN
@@ -112,6 +114,28 @@ def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: str) ->
     for picture, target in zip(pictures.values(), targets, strict=True):
         translation.save_picture(target, translation.translate(generator, picture)[0])
         click.echo(target)
+
+
+@main.command()
+@click.option("--n", "count", default=64, show_default=True, type=click.IntRange(1), help="pictures")
+@click.option("--class", "label", help="one of the prior's classes [default: all of them in turn]")
+@click.option("--temperature", default=1.0, show_default=True, help="below 1: likelier and more alike")
+@click.option("--top-k", default=0, show_default=True, help="only the likeliest codes; 0: all")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--weights", default=str(ROOT / "weights" / "pixelcnn.safetensors"), help="of the prior")
+@click.option("--codec", default=str(ROOT / "weights" / "vqvae.safetensors"), help="weights of the VQ-VAE")
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+def sample(count: int, label: str | None, weights: str, codec: str, target: Path, **wishes) -> None:
+    """Draw new pictures into one sheet, TARGET, such as out.png."""
+    if target.suffix.lower() not in (".png", ".jpg", ".webp"):
+        raise parameters.ParameterError(f"{target} must end in .png, .jpg or .webp")
+    model, pixelcnn = VQVAE.load(codec), GatedPixelCNN.load(weights)
+    prior.require_match(pixelcnn, model)
+    labels = samples.labels_for(pixelcnn, count, label)
+    pictures = samples.decode_pictures(model, pixelcnn.sample(count, labels, **wishes))
+    sheet = figures.picture_sheet(pictures, columns=math.ceil(math.sqrt(count)))
+    translation.save_picture(target, torch.from_numpy(sheet).permute(2, 0, 1))
+    click.echo(target)
 
 
 if __name__ == "__main__":

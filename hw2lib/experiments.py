@@ -127,10 +127,13 @@ def provenance(run: Run) -> dict[str, str]:
     made = run.provenance
     changed = {True: ", with uncommitted changes", False: "", None: ""}[made["dirty"]]
     pictures = made["data"]
+    checksums = ", ".join(
+        f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"
+    )
     return {
         "run": run.folder.name,
         "commit": made["commit"][:12] + changed,
-        "data": f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,} pictures, checksum {pictures['checksum']}",
+        "data": f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,} pictures, {checksums}",
         "seed": str(made["seed"]),
         "machine": f"{made['device']}, {made['processes']} process, {made['threads']} threads, precision {made['precision']}",
         "software": f"Python {made['python']}, "

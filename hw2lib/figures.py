@@ -292,12 +292,13 @@ def prior_curves(history: dict, epochs: dict, levels: dict[str, float]) -> Figur
 
 def filling(moments: list[tuple[int, Tensor, Tensor]], num_codes: int) -> Figure:
     """A map being drawn: (codes drawn, map (h, w) with -1 where none is, picture uint8 (3, H, W)), a column each."""
-    figure, grid = plt.subplots(2, len(moments), figsize=(7.0, 2.6), layout="constrained", squeeze=False)
+    size = (7.0, 14.6 / len(moments) + 0.25)
+    figure, grid = plt.subplots(2, len(moments), figsize=size, layout="constrained", squeeze=False)
     for (above, below), (drawn, codes, picture) in zip(grid.T, moments, strict=True):
         # Indices have no order: colours only show where the same code comes back; white is not drawn yet.
         colours = np.ma.masked_less(codes.numpy(), 0) * 197 % num_codes
         above.imshow(colours, cmap="viridis", vmin=0, vmax=num_codes - 1, interpolation="nearest")
-        above.set(xticks=[], yticks=[], title=f"{drawn} codes")
+        above.set(xticks=[], yticks=[], title=f"{drawn}")
         above.grid(False)
         for side in above.spines.values():
             side.set(visible=True, color=OTHER, linewidth=0.6)

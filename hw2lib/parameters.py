@@ -71,7 +71,7 @@ class VQVAEParameters(MachineParameters):
     comparison_updates: int = Field(0, ge=0)
     prior_epochs: int = Field(4, ge=1)
     prior_channels: int = Field(32, ge=1)
-    samples: int = Field(256, ge=16)
+    judged_pictures: int = Field(256, ge=16)
     seed: int = Field(0, ge=0)
 
 

@@ -22,11 +22,14 @@ from hw2lib.data import Pictures, checksum, generator
 from hw2lib.experiments import encode_pictures
 from hw2lib.parameters import VQVAEParameters
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
+from hw2lib.progress import duration
 from hw2lib.runs import Run, Table, write_whole
 from hw2lib.vqvae import VQVAE
 
 BATCH_SIZE = 64  # with a rate of 6e-3 better, at equal work, than 128 with 4e-3 or 8e-3 (700 short updates, held-out maps)
-UNIFORM = "nothing (uniform)"
+# What is known beforehand of a code, in the table of likelihoods.
+UNIFORM, PLACE = "nothing (uniform)", "frequencies at each place"
+SEEN, TOLD = "all codes before it", "all codes before it, and the class"
 CHOSEN = "published.safetensors"  # in the run's folder: the weights of the epoch that the held-out maps chose
 
 
@@ -37,6 +40,7 @@ class CodeSets:
     train     nine tenths of the training pictures, and after them the same ones mirrored
     held_out  the other tenth, chosen at random; not mirrored
     test      the test pictures
+    in_order  all training pictures, in the order of the pictures
     origin    checksums of the pictures and of the codebook. Not of the codes: another machine rounds otherwise, and
               of a million codes some are then others
     """
@@ -44,6 +48,7 @@ class CodeSets:
     train: Tensor
     held_out: Tensor
     test: Tensor
+    in_order: Tensor
     train_labels: Tensor | None
     held_out_labels: Tensor | None
     test_labels: Tensor | None
@@ -71,6 +76,7 @@ def code_sets(model: VQVAE, pictures: Pictures, run: Run) -> CodeSets:
         torch.cat([train[others], mirrored[others]]),
         train[held],
         test,
+        train,
         None if labels is None else torch.cat([labels[others]] * 2),
         None if labels is None else labels[held],
         pictures.test_labels,
@@ -198,20 +204,62 @@ def likelihoods(prior: GatedPixelCNN, sets: CodeSets) -> tuple[dict[str, dict[st
     found = {
         UNIFORM: torch.full((len(sets.test),), math.log(num_codes), dtype=torch.float64),
         "frequencies of the codes": metrics.unigram_nll(known, sets.test, num_codes, by_place=False),
-        "frequencies at each place": metrics.unigram_nll(known, sets.test, num_codes, by_place=True),
+        PLACE: metrics.unigram_nll(known, sets.test, num_codes, by_place=True),
     }
     if prior.config.classes:
         unlabelled = without_class(prior, sets.test)
-        found["all codes before"] = unlabelled.nll
+        found[SEEN] = unlabelled.nll
         right = float((unlabelled.named == sets.test_labels).double().mean())
-        found["all codes before, and the class"] = prior.nll(sets.test, sets.test_labels)
+        found[TOLD] = prior.nll(sets.test, sets.test_labels)
     else:
-        found["all codes before"] = prior.nll(sets.test)
+        found[SEEN] = prior.nll(sets.test)
     rows = {}
     for name, costs in found.items():
         nats, error = metrics.mean_and_error(costs)
         rows[name] = {"nats": nats, "error": error if name != UNIFORM else 0.0}
     return rows, right
+
+
+def levels(known: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The rows of `likelihoods` that look at no other code, for a figure."""
+    return {name: row["nats"] for name, row in known.items() if not name.startswith(SEEN)}
+
+
+def curves_in_words(prior: GatedPixelCNN, run: Run, sets: CodeSets) -> str:
+    """What was trained, and how far its likelihoods of seen and unseen maps are apart."""
+    epochs, made = run.epochs, run.provenance
+    best, last = int(epochs["held_out_nll"].argmin()), len(epochs["epoch"]) - 1
+    gap = epochs["held_out_nll"] - epochs["train_nll"]
+    kept = "the last one chosen" if best == last else f"number {best + 1} chosen"
+    return (
+        f"The prior has {sum(weight.numel() for weight in prior.parameters()):,} weights. Epochs: {last + 1}, each on "
+        f"{len(sets.train):,} maps, {kept} by the {len(sets.held_out):,} held-out maps; they took "
+        f"{duration(made['seconds'])} on {made['device']} (threads: {made['threads']}, precision {made['precision']}). After the kept "
+        f"epoch training maps cost {epochs['train_nll'][best]:.3f} nats a code and held-out ones "
+        f"{epochs['held_out_nll'][best]:.3f}: a difference of {gap[best]:.3f}, after {gap[0]:.3f} at the end of the first "
+        f"epoch. That is the overfitting, and held-out maps "
+        + ("had not begun to cost more." if best == last else "cost more again from there on.")
+    )
+
+
+def likelihoods_in_words(known: dict[str, dict[str, float]], right: float | None, classes: int) -> str:
+    """What the rows of `likelihoods` say."""
+    place, seen = known[PLACE]["nats"], known[SEEN]["nats"]
+    words = (
+        f"Knowing the codes before it makes a code {place - seen:.3f} nats cheaper than the frequencies of its place do, and "
+        f"{known[UNIFORM]['nats'] - seen:.3f} nats cheaper than a uniform guess. "
+    )
+    if right is not None:
+        told = known[TOLD]["nats"]
+        words += (
+            f"The class is worth {seen - told:.4f} nats a code. Where it is not told, each of the {classes} is tried and the "
+            f"likelihoods are averaged; the class that fits best is then the right one for {right:.1%} of the test pictures "
+            f"({1 / classes:.0%} by chance), so the codes say what is in a picture, which the prior was never asked. "
+        )
+    return words + (
+        "These are costs of the codes. They are no likelihood of the pixels: for that the decoder's error would "
+        "have to be paid as well. Another codebook has other codes, so only priors over the same ones compare."
+    )
 
 
 def kl_identities(

@@ -22,9 +22,9 @@ def study(
 ) -> Run:
     """Measure every case that is not measured yet; `rows` of the run gives the numbers.
 
-    A case is named by its values, such as {"variant": "no cycle loss", "seed": 0}, all cases by the same names; `measure(case)` returns its numbers
-    and must depend on the case and on `settings` alone, which with the cases are the identity of the run. All is
-    computed on the CPU, in float32, with the threads that there are. Raises RunError.
+    A case is named by its values, such as {"variant": "no cycle loss", "seed": 0}, all cases by the same names;
+    `measure(case)` returns its numbers and must depend on the case and on `settings` alone, which with the cases are the
+    identity of the run. Computed on the CPU. Raises RunError, as when another process is measuring the same study.
     """
     run = Run(name, {"settings": settings, "cases": cases}, runs)
     if "ended" in run.provenance:
@@ -33,8 +33,11 @@ def study(
     with run.begin():
         done = run.metrics.get("rows", [])
         if not done:
-            run.note(**surroundings(), device=training.device_name(torch.device("cpu")),
-                     processes=1, threads=torch.get_num_threads(), precision="32", started=now(), seconds=0.0)  # fmt: skip
+            machine = {
+                "device": training.device_name(torch.device("cpu")),
+                "threads": torch.get_num_threads(),
+            }
+            run.note(**surroundings(), **machine, started=now(), seconds=0.0)
         measured = [{name: row[name] for name in cases[0]} for row in done]
         missing = [case for case in cases if case not in measured]
         began = time.monotonic()

@@ -16,6 +16,7 @@ from PIL import Image
 
 from hw2lib import ROOT, parameters, report
 from hw2lib.cyclegan import CycleGAN
+from hw2lib.pixelcnn import GatedPixelCNN
 from hw2lib.vqvae import VQVAE
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -24,7 +25,12 @@ PRESETS = sorted((ROOT / "notebooks" / "presets").glob("*/*.yaml"))
 BIN = Path(sys.executable).parent
 CYCLEGAN = ("data", "curves", "ab", "ba", "merit-ab", "merit-ba", "epochs", "scores")
 VQ = ("data", "curves", "reconstructions", "codes", "use", "umap")
-FIGURES = [f"cyclegan-{name}" for name in CYCLEGAN] + [f"vqvae-{name}" for name in VQ]
+PRIOR = ("curves", "filling", "samples", "temperature", "neighbours", "completions")
+FIGURES = [
+    f"{part}-{name}"
+    for part, names in (("cyclegan", CYCLEGAN), ("vqvae", VQ), ("prior", PRIOR))
+    for name in names
+]
 
 
 def named(path):
@@ -125,6 +131,11 @@ def test_the_report_is_whole(smoke):
     metrics = json.loads((run / "metrics.json").read_text())
     assert f"{metrics['reconstruction']['test_nmse']:.4f}" in text
     assert f"{metrics['use']['codes_used']} of 32 codes occur" in text
+    (run,) = (smoke / "runs").glob("pixelcnn-*")
+    metrics = json.loads((run / "metrics.json").read_text())
+    for row in metrics["likelihood"]["rows"].values():
+        assert f"| {row['nats']:.3f}" in text
+    assert f"| {metrics['card']['new pictures']['kd']:.3f} ± " in text
     (run,) = (smoke / "runs").glob("cyclegan-*")
     metrics = json.loads((run / "metrics.json").read_text())
     assert f"{metrics['cards']['b']['averaged']['truth']:.3f}" in text
@@ -149,6 +160,9 @@ def test_a_run_leaves_a_network_that_loads(smoke):
     (run,) = (smoke / "runs").glob("cyclegan-*")
     trained, small = (CycleGAN.load(run / f"{name}.safetensors") for name in ("weights", "published"))
     assert (run / "published.safetensors").stat().st_size < (run / "weights.safetensors").stat().st_size / 4
+    (run,) = (smoke / "runs").glob("pixelcnn-*")
+    prior = GatedPixelCNN.load(run / "published.safetensors")
+    assert (prior.config.num_codes, prior.config.class_names) == (32, ("horse", "zebra"))
     x = torch.rand(1, 3, 32, 32) * 2 - 1
     for averaged in (False, True):
         for ours, theirs in zip(small.generators(averaged), trained.generators(averaged), strict=True):
@@ -165,6 +179,8 @@ def test_publishing_copies_numbers_and_weights(smoke, tmp_path):
     assert kept == {"config.json", "epochs.csv", "history.csv", "metrics.json", "provenance.json", "umap.csv"}
     assert VQVAE.load(tmp_path / "weights" / "vqvae.safetensors").config.num_codes == 32
     assert CycleGAN.load(tmp_path / "weights" / "cyclegan.safetensors").config.size == 32
+    (chosen,) = (smoke / "runs").glob("pixelcnn-*/published.safetensors")
+    assert (tmp_path / "weights" / "pixelcnn.safetensors").read_bytes() == chosen.read_bytes()
     assert len(list((tmp_path / "results" / "cyclegan" / "translations").iterdir())) == 1
     with pytest.raises(report.ReportError, match="is missing, which the report is about"):
         report.publish(smoke / "build", root=tmp_path / "results", runs=tmp_path)
@@ -234,7 +250,7 @@ def command_line(*words, runs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["cyclegan", "vqvae"])
+@pytest.mark.parametrize("model", ["cyclegan", "vqvae", "pixelcnn"])
 def test_the_command_line_trains_the_notebooks_run(smoke, model):
     """`python -m hw2lib train` asks for the run that the notebook asks for: here it is finished and loaded."""
     done = command_line("train", model, "--preset", "smoke", runs=smoke / "runs")
@@ -334,6 +350,16 @@ def test_readme_papermill_line_runs(smoke, tmp_path):
         words, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"HW2_RUNS": str(smoke / "runs")}
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_readme_sample_line_draws_horses(tmp_path):
+    """The README's line for new pictures runs as written, on the published weights, and leaves 64 of them."""
+    line = next(command for command in COMMANDS if " sample " in command)
+    words = shlex.split(line.replace("horses.png", str(tmp_path / "horses.png")))
+    done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "horses.png").size == (8 * 33 - 1, 8 * 33 - 1)
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 
-from hw2lib import ROOT, data, experiments, judge, translation, unpaired, verdicts
+from hw2lib import ROOT, data, experiments, judge, prior, translation, unpaired, verdicts
 from hw2lib.cyclegan import CycleGAN
+from hw2lib.pixelcnn import GatedPixelCNN
 from hw2lib.vqvae import VQVAE
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -155,3 +156,50 @@ def test_published_weights_give_the_published_numbers():
     said = json.loads((ROOT / "results" / "vqvae" / "metrics.json").read_text())["reconstruction"]
     for name in found:
         assert found[name] == pytest.approx(said[name], rel=2e-3), name
+
+
+def prior_scores():
+    return json.loads((ROOT / "results" / "pixelcnn" / "metrics.json").read_text())
+
+
+def test_the_report_shows_the_published_prior():
+    """Likelihoods, distances of the new pictures and identities stand in report.md as results/ has them."""
+    text, found = (ROOT / "report.md").read_text(), prior_scores()
+    for name, row in found["likelihood"]["rows"].items():
+        assert re.search(rf"\| {name} \| {row['nats']:.3f}", text), name
+    for name, row in found["card"].items():
+        assert f"| {name} | {row['kd']:.3f} ± {row['kd_error']:.3f} |" in text
+    for left, right in found["identities"].values():
+        assert f"| {left:.6f} | {right:.6f} |" in text
+        assert left == pytest.approx(right, rel=1e-6)
+
+
+def test_the_published_prior_is_far_better_than_frequencies():
+    """On the test codes it needs at least a nat less than the frequencies of each place, and was not chosen by them."""
+    rows = prior_scores()["likelihood"]["rows"]
+    assert rows[prior.PLACE]["nats"] - rows[prior.SEEN]["nats"] > 1
+    epochs = list(csv.DictReader((ROOT / "results" / "pixelcnn" / "epochs.csv").open()))
+    best = min(epochs, key=lambda row: float(row["held_out_nll"]))
+    assert float(best["test_nll"]) == pytest.approx(rows[prior.TOLD]["nats"], rel=1e-5)
+
+
+def test_the_published_prior_fits_the_published_codebook():
+    """Both weights files load and belong together; classes are CIFAR-10's."""
+    model = VQVAE.load(ROOT / "weights" / "vqvae.safetensors")
+    pixelcnn = GatedPixelCNN.load(ROOT / "weights" / "pixelcnn.safetensors")
+    prior.require_match(pixelcnn, model)
+    assert pixelcnn.config.class_names == data.CIFAR10_CLASSES
+
+
+@pytest.mark.real_data
+def test_the_published_prior_gives_the_published_numbers():
+    """On the codes of the real test pictures it costs what results/ says (skipped where they are not)."""
+    try:
+        pictures = data.cifar10(download=False)
+    except data.DataError as reason:
+        pytest.skip(str(reason))
+    model = VQVAE.load(ROOT / "weights" / "vqvae.safetensors")
+    codes = experiments.encode_pictures(model, pictures.test)
+    costs = GatedPixelCNN.load(ROOT / "weights" / "pixelcnn.safetensors").nll(codes, pictures.test_labels)
+    said = prior_scores()["likelihood"]["rows"][prior.TOLD]["nats"]
+    assert float(costs.double().mean()) == pytest.approx(said, abs=2e-3)
