@@ -8,6 +8,7 @@
         weights.safetensors   the trained network, once finished
         metrics.json          numbers measured afterwards, by whoever measured them
         translations/         CycleGAN: test pictures translated after each epoch
+        codes.npz             VQ-VAE: the codes of all pictures, for its prior
         published.safetensors the network in the form that is published, if that is another
         provenance.json       commit, versions, machine, precision, seed, data, times
 

@@ -68,7 +68,6 @@ def by_case(run: Run, without: str = "seed") -> dict[tuple, dict[str, dict[str, 
     groups: dict[tuple, list[dict]] = {}
     for row in rows(run):
         groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    numbers = [name for name in rows(run)[0] if name not in (*names, without)]
     return {
         key: {
             name: {
@@ -77,7 +76,8 @@ def by_case(run: Run, without: str = "seed") -> dict[tuple, dict[str, dict[str, 
                 "max": max(values),
                 "count": len(values),
             }
-            for name in numbers
+            for name in group[0]  # not every case has every number
+            if name not in (*names, without)
             for values in [[row[name] for row in group]]
         }
         for key, group in groups.items()

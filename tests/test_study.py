@@ -11,7 +11,8 @@ CASES = [{"variant": variant, "seed": seed} for seed in (0, 1, 2) for variant in
 
 
 def measure(case):
-    return {"score": {"plain": 1.0, "odd": 10.0}[case["variant"]] + case["seed"], "steps": 5}
+    number = {"plain": 1.0, "odd": 10.0}[case["variant"]] + case["seed"]
+    return {"score": number, "steps": 5} | ({"only": 1.5} if case["variant"] == "odd" else {})
 
 
 def test_every_case_is_measured_once(tmp_path, capsys):
@@ -64,9 +65,11 @@ def test_two_processes_do_not_measure_the_same(tmp_path):
 
 
 def test_seeds_are_summed_up(tmp_path):
-    """Mean, least and greatest over the seeds of each variant, in the order of the cases."""
+    """Mean, least and greatest over the seeds of each variant, in the order of the cases, of the numbers that it has."""
     found = study.by_case(study.study("small", {}, CASES, measure, tmp_path))
     assert list(found) == [("plain",), ("odd",)]
+    assert list(found["plain",]) == ["score", "steps"]
+    assert list(found["odd",]) == ["score", "steps", "only"]
     assert found["odd",]["score"] == {"mean": 11.0, "min": 10.0, "max": 12.0, "count": 3}
     assert study.spread(found["odd",]["score"], 1) == "11.0 (10.0 to 12.0)"
     assert study.spread({"mean": 0.5, "min": 0.5, "max": 0.5, "count": 1}) == "0.500"
