@@ -172,17 +172,17 @@ class GatedPixelCNN(nn.Module):
 
     @torch.no_grad()
     def nll(self, codes: Tensor, labels: Tensor | None = None, batch_size: int = 500) -> Tensor:
-        """Negative log-likelihood of each map in nats per code, (B,), float32, without dropout.
+        """Negative log-likelihood of each map in nats per code, (B,), float32 on the CPU, without dropout.
 
-        Their mean is the nats per code of the set, as all maps have equally many; their spread gives its error.
+        Maps and labels may lie on any device. Their mean is the nats per code of the set, as all maps have equally many; their spread gives its error.
         """
         self._check(codes, labels)
         costs = []
         with self._evaluating():
             for start in range(0, len(codes), batch_size):
-                some = codes[start : start + batch_size]
-                its = None if labels is None else labels[start : start + batch_size]
-                costs.append(_surprise(self(some, its), some).mean((1, 2)))
+                some = codes[start : start + batch_size].to(self.place.device)
+                its = None if labels is None else labels[start : start + batch_size].to(self.place.device)
+                costs.append(_surprise(self(some, its), some).mean((1, 2)).cpu())
         return torch.cat(costs)
 
     # ---- sampling

@@ -149,16 +149,12 @@ class PriorExaminer:
         for name in ("train", "held_out", "test"):
             codes, labels = getattr(self.sets, name), getattr(self.sets, f"{name}_labels")
             count = len(self.sets.held_out) if name == "train" else len(codes)
-            costs = self._costs(codes[:count], None if labels is None else labels[:count])
+            costs = self.prior.nll(codes[:count], None if labels is None else labels[:count])
             scores[f"{name}_nll"] = float(costs.double().mean())
         before = Table(folder / "epochs.csv").read().get("held_out_nll", np.zeros(0))
         if self.prior.fabric.is_global_zero and scores["held_out_nll"] < min(before, default=math.inf):
             weights.save(self.prior, folder / CHOSEN)
         return scores
-
-    def _costs(self, codes: Tensor, labels: Tensor | None) -> Tensor:
-        device = self.prior.place.device
-        return self.prior.nll(codes.to(device), None if labels is None else labels.to(device))
 
 
 def train_prior(prior: GatedPixelCNN, sets: CodeSets, asked: VQVAEParameters) -> Run:
@@ -272,9 +268,10 @@ def kl_identities(
     num_codes = prior.config.num_codes
     one_hot = Categorical(torch.eye(num_codes, dtype=torch.float64)[codes.flatten().long()])
     uniform = Categorical(torch.full((num_codes,), 1 / num_codes, dtype=torch.float64))
-    labels = None if label is None else label[None]
+    labels, device = None if label is None else label[None], prior.place.device
     with torch.no_grad():
-        logits = prior(codes[None], labels)[0].flatten(1).T.double()  # (h w, K)
+        logits = prior(codes[None].to(device), None if labels is None else labels.to(device))
+    logits = logits[0].flatten(1).T.cpu().double()  # (h w, K)
     usage = Categorical(torch.from_numpy(counts / counts.sum()))
     places = codes.numel()
     return [

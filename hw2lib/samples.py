@@ -219,7 +219,7 @@ def filling(
         1,
         None if label is None else torch.tensor([label]),
         seed=seed,
-        watch=lambda codes, row, column: seen.append(codes[0].clone()),
+        watch=lambda codes, row, column: seen.append(codes[0].cpu().clone()),
     )
     commonest = sets.train.flatten(1).mode(0).values.view(height, width).long()
     found = []

@@ -159,10 +159,10 @@ def test_held_out_maps_choose_the_epoch(model, pictures, sets, tmp_path, monkeyp
         name, epoch = next(asks)
         assert len(codes) == {"train": 6, "held_out": 6, "test": 20}[name]
         if name == "train":
-            states.append({key: value.clone() for key, value in self.prior.state_dict().items()})
+            states.append({key: value.clone() for key, value in self.state_dict().items()})
         return torch.full((len(codes),), planned[name][epoch])
 
-    monkeypatch.setattr(prior.PriorExaminer, "_costs", costs)
+    monkeypatch.setattr(GatedPixelCNN, "nll", costs)
     network = new_prior(model, pictures)
     run = prior.train_prior(network, sets, asked(tmp_path, prior_epochs=3))
     assert run.epochs["held_out_nll"].tolist() == planned["held_out"]
