@@ -1,0 +1,345 @@
+"""Posterior collapse and mode collapse: the formulas, the decoder's dial, the counting of modes."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hw2lib import collapse, ring
+from hw2lib.study import rows
+
+POWER = {"steps": 4, "pictures": 200, "batch_size": 16, "learning_rate": 2e-3}
+RING = {"steps": 20, "noise": 8, "batch_size": 32, "learning_rate": 1e-3}
+
+
+def log_normal(x: np.ndarray, mean: np.ndarray, variance) -> np.ndarray:
+    """log N(x; mean, diag(variance)) of each row."""
+    return -0.5 * (np.log(2 * np.pi * variance) + (x - mean) ** 2 / variance).sum(1)
+
+
+# ---- linear VAE
+
+
+def test_the_closed_form_is_the_elbo():
+    """Sampled in NumPy, log p(x|z) + log p(z) - log q(z|x) has the mean that is said, and so has the KL."""
+    random, sigma2, count = np.random.default_rng(0), 0.7, 400_000
+    encoder, decoder = random.normal(size=(2, 5, 5)) * 0.5
+    log_variance = random.normal(size=5) * 0.5
+    _, covariance = collapse.gaussian_data(seed=3)
+    x = random.multivariate_normal(np.zeros(5), covariance.numpy(), count)
+    z = x @ encoder.T + np.exp(0.5 * log_variance) * random.normal(size=(count, 5))
+    reconstruction = log_normal(x, z @ decoder.T, np.full(5, sigma2))
+    prior, posterior = log_normal(z, 0 * z, np.ones(5)), log_normal(z, x @ encoder.T, np.exp(log_variance))
+    parts = [torch.from_numpy(part) for part in (encoder, log_variance, decoder)]
+    elbo, kl = collapse.linear_elbo(covariance, sigma2, *parts)
+    for sampled, exact in ((reconstruction + prior - posterior, elbo), (posterior - prior, kl.sum())):
+        assert abs(sampled.mean() - float(exact)) < 5 * sampled.std() / math.sqrt(count)
+
+
+def test_the_covariance_has_the_eigenvalues_on_the_axes():
+    """The axes are orthogonal, each seed has its own, and the covariance stretches each by its eigenvalue."""
+    axes, covariance = collapse.gaussian_data(seed=0)
+    torch.testing.assert_close(axes.T @ axes, torch.eye(5).double())
+    values = torch.tensor(collapse.EIGENVALUES).double()
+    torch.testing.assert_close(covariance @ axes, axes * values)
+    assert not torch.allclose(axes, collapse.gaussian_data(seed=1)[0], atol=0.1)
+
+
+@pytest.mark.parametrize(("sigma2", "active"), [(0.1, 5), (0.3, 4), (0.7, 3), (1.5, 2), (3.0, 1)])
+def test_latents_are_those_of_pca(sigma2, active):
+    """KL is 1/2 log(eigenvalue / sigma2) to 1 %, 0 below the noise, on the axes; the bound is tight."""
+    found = collapse.measure_linear({"sigma2": sigma2, "seed": 1})
+    assert found["active"] == found["analytic_active"] == active
+    for place, value in enumerate((4, 2, 1, 0.5, 0.25), 1):
+        right = max(0, 0.5 * math.log(value / sigma2))
+        assert found[f"analytic_kl_{place}"] == pytest.approx(right)
+        assert found[f"kl_{place}"] == pytest.approx(right, rel=0.01, abs=1e-4)
+    assert found["angle"] < 0.1
+    assert found["elbo"] == pytest.approx(found["analytic_elbo"], abs=1e-7)
+
+
+def test_noise_above_all_eigenvalues_leaves_nothing():
+    """With sigma^2 = 5 > 4 no latent is used, and the bound is that of the noise alone."""
+    found = collapse.measure_linear({"sigma2": 5.0, "seed": 0})
+    assert found["active"] == 0
+    assert found["kl_1"] < 1e-6
+    assert found["elbo"] == pytest.approx(-0.5 * (5 * math.log(2 * math.pi * 5) + 7.75 / 5), abs=1e-9)
+
+
+def test_the_likelihood_is_that_of_a_gaussian():
+    """analytic_elbo is E log N(x; 0, W W^T + sigma2 I) for the W that pPCA gives, computed with matrices."""
+    axes, covariance = (part.numpy() for part in collapse.gaussian_data(seed=2))
+    values, sigma2 = np.array(collapse.EIGENVALUES), 0.7
+    decoder = axes * np.sqrt(np.maximum(values - sigma2, 0))
+    model = decoder @ decoder.T + sigma2 * np.eye(5)
+    trace = np.trace(np.linalg.solve(model, covariance))
+    likelihood = -0.5 * (5 * math.log(2 * math.pi) + np.linalg.slogdet(model)[1] + trace)
+    assert collapse.analytic_elbo(sigma2) == pytest.approx(likelihood)
+
+
+def test_alignment_matters():
+    """Turned latents give the same p(x) but, with the best diagonal posterior, a lower ELBO and other KLs."""
+    sigma2 = 0.1
+    _, covariance = collapse.gaussian_data(seed=0)
+    _, _, aligned = collapse.train_linear(covariance, sigma2, seed=0)
+    turn = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).double()).Q
+
+    def best(decoder):
+        """The best diagonal posterior: the true mean, and 1 over the diagonal of the true precision."""
+        precision = torch.eye(5).double() + decoder.T @ decoder / sigma2
+        encoder = torch.linalg.solve(precision, decoder.T) / sigma2
+        return collapse.linear_elbo(covariance, sigma2, encoder, -precision.diagonal().log(), decoder)
+
+    (straight, kl), (turned, other) = best(aligned), best(aligned @ turn)
+    assert float(straight) == pytest.approx(collapse.analytic_elbo(sigma2), abs=1e-7)
+    assert turned < straight - 0.1
+    assert (kl.sort().values - other.sort().values).abs().max() > 0.1
+
+
+# ---- pictures of a known origin
+
+
+def test_stripes_are_all_different_and_half_on():
+    """24 patterns, each with as many ones as zeros and constant along rows or along columns."""
+    patterns = collapse.stripes()
+    assert len(patterns) == len(patterns.unique(dim=0)) == 24
+    assert (patterns.sum(1) == 32).all()
+    square = patterns.view(-1, 8, 8)
+    upright, level = (square == square[:, :1]).all((1, 2)), (square == square[:, :, :1]).all((1, 2))
+    assert upright.sum() == level.sum() == 12
+    assert (upright ^ level).all()
+
+
+def test_flips_come_in_runs():
+    """A fifth of the pixels is flipped at every place, and a run goes on with probability 3/4."""
+    pictures, causes = collapse.draw_pictures(20_000, torch.Generator().manual_seed(0))
+    flips = pictures != collapse.stripes()[causes]
+    assert (flips.float().mean(0) - 0.2).abs().max() < 0.02  # 7 standard errors
+    assert float(flips[:, 1:][flips[:, :-1]].float().mean()) == pytest.approx(0.75, abs=0.01)
+    assert (torch.bincount(causes, minlength=24) / 20_000 - 1 / 24).abs().max() < 0.01
+
+
+def chance_of(window: tuple, start: int) -> float:
+    """p(these pixels from `start` on), from the definition: the mean over causes of the chain of flips."""
+    total = 0.0
+    for pattern in collapse.stripes()[:, start : start + len(window)].tolist():
+        flips = [a != b for a, b in zip(pattern, window, strict=True)]
+        chance = 0.2 if flips[0] else 0.8
+        for before, after in itertools.pairwise(flips):
+            begins = 0.75 if before else 0.0625
+            chance *= begins if after else 1 - begins
+        total += chance
+    return total / 24
+
+
+@pytest.mark.parametrize("k", [0, 1, 3, 63])
+def test_the_least_nll_without_z_is_bayes(k):
+    """-log p(x_i | the k pixels before), window by window from the definition, has the sum that is said."""
+    pictures, causes = collapse.draw_pictures(3, torch.Generator().manual_seed(1))
+    expected = 0.0
+    for picture in pictures.tolist():
+        for place in range(64):
+            first = max(0, place - k)
+            before = chance_of(picture[first:place], first) if place > first else 1.0
+            expected -= math.log(chance_of(picture[first : place + 1], first) / before) / 3
+    found = collapse.true_nlls(pictures, causes, k)
+    assert found["true_nll_without_z"] == pytest.approx(expected, rel=1e-9)
+    whole = -sum(math.log(chance_of(picture, 0)) for picture in pictures.tolist()) / 3
+    assert found["true_nll"] == pytest.approx(whole, rel=1e-9)
+
+
+def test_knowing_more_is_worth_more():
+    """The least nll falls with k from 64 log 2 to the entropy; the stripes are worth at most log 24 nats."""
+    pictures, causes = collapse.draw_pictures(300, torch.Generator().manual_seed(2))
+    found = [collapse.true_nlls(pictures, causes, k) for k in (0, 1, 2, 4, 8, 63)]
+    falling = [numbers["true_nll_without_z"] for numbers in found]
+    assert falling[0] == pytest.approx(64 * math.log(2))
+    assert falling == sorted(falling, reverse=True)
+    assert falling[-1] == pytest.approx(found[0]["true_nll"])
+    assert 0 < found[0]["true_nll"] - found[0]["true_nll_given_cause"] < math.log(24)
+
+
+# ---- a decoder of graded power
+
+
+@pytest.fixture
+def pictures():
+    return collapse.draw_pictures(6, torch.Generator().manual_seed(7))[0]
+
+
+@pytest.mark.parametrize("k", [0, 1, 4, 8, 63])
+def test_a_decoder_sees_k_pixels_and_z(k, pictures):
+    """Each logit has a gradient from the k pixels before it, no other pixel, and from z."""
+    torch.manual_seed(0)
+    vae = collapse.VAE(k).double()
+    inputs = pictures.double().requires_grad_()
+    z = torch.randn(6, collapse.LATENTS).double().requires_grad_()
+    logits = vae.logits(z, inputs)
+    for place in (0, 1, 5, 9, 40, 63):
+        by_pixel, by_z = torch.autograd.grad(
+            logits[:, place].sum(), (inputs, z), retain_graph=True, allow_unused=True
+        )
+        seen = torch.zeros(64) if by_pixel is None else (by_pixel != 0).any(0).float()
+        assert seen.nonzero().flatten().tolist() == list(range(max(0, place - k), place))
+        assert (by_z != 0).any(0).all()
+
+
+def test_the_decoders_begin_alike_and_differ_only_by_what_they_see(pictures):
+    """All k share the first weights; with z alone, at the first pixel, they say the same."""
+    found = []
+    for k in (0, 8, 63):
+        torch.manual_seed(3)
+        vae = collapse.VAE(k)
+        found.append(vae.logits(torch.ones(6, collapse.LATENTS), pictures).detach())
+    assert all(torch.allclose(logits[:, 0], found[0][:, 0]) for logits in found)
+    assert not torch.allclose(found[1][:, 9:], found[2][:, 9:])
+
+
+def test_nll_and_kl_are_what_numpy_says(pictures):
+    """Bernoulli likelihoods and KL(N(m, s^2) || N(0, 1)), from their definitions in float64."""
+    torch.manual_seed(4)
+    vae = collapse.VAE(4).double()
+    z, inputs = torch.randn(6, collapse.LATENTS).double(), pictures.double()
+    chances = 1 / (1 + np.exp(-vae.logits(z, inputs).detach().numpy()))
+    expected = -np.log(np.where(pictures.numpy() == 1, chances, 1 - chances)).sum(1)
+    np.testing.assert_allclose(vae.nll(z, inputs).detach().numpy(), expected)
+    mean, deviation, kl = (part.detach().numpy() for part in vae.encode(inputs))
+    np.testing.assert_allclose(kl, -np.log(deviation) + (deviation**2 + mean**2 - 1) / 2)
+
+
+def test_power_is_determined_by_the_case_and_leaves_chance_alone():
+    """The same case gives the same numbers, another seed others; the global random state stays as it was."""
+    before = torch.get_rng_state()
+    first = collapse.measure_power({"k": 2, "seed": 0}, **POWER)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(99)
+    assert collapse.measure_power({"k": 2, "seed": 0}, **POWER) == first
+    assert collapse.measure_power({"k": 2, "seed": 1}, **POWER)["nll"] != first["nll"]
+    assert first["elbo"] == pytest.approx(-first["nll"] - first["kl"])
+
+
+def test_training_uses_z_where_nothing_else_is_seen():
+    """A factorised decoder that trained for a while needs the z of its own picture; the numbers say so."""
+    settings = POWER | {"steps": 250, "pictures": 2000, "batch_size": 64}
+    found = collapse.measure_power({"k": 0, "seed": 0}, **settings)
+    assert found["kl"] > 1
+    assert found["active"] > 0
+    assert found["shuffled"] > 1
+    assert found["elbo"] > -64 * math.log(2)
+
+
+def test_an_ignored_z_shows(monkeypatch):
+    """Without the path from z to the pixels, shuffled is 0 and the KL goes to 0."""
+    logits = collapse.VAE.logits
+    monkeypatch.setattr(collapse.VAE, "logits", lambda vae, z, x: logits(vae, 0 * z, x))
+    found = collapse.measure_power({"k": 1, "seed": 0}, **POWER | {"steps": 150, "learning_rate": 1e-2})
+    assert found["shuffled"] == 0
+    assert found["active"] == 0
+
+
+def test_the_studies_keep_a_row_for_each_case(tmp_path):
+    """Cases are the product of what is asked for, each with its numbers; a finished study is read again."""
+    run = collapse.linear_vae(tmp_path, sigma2s=(1.5, 5.0), seeds=(0,))
+    assert [(row["sigma2"], row["active"]) for row in rows(run)] == [(1.5, 2), (5.0, 0)]
+    run = collapse.decoder_power(tmp_path, ks=(0, 63), steps=1, seeds=(0, 1), pictures=50)
+    assert [(row["k"], row["seed"]) for row in rows(run)] == [(0, 0), (0, 1), (63, 0), (63, 1)]
+    run = ring.ring(tmp_path, widths=(4, 8), ratios=(0.2, 5), steps=1, seeds=(0,))
+    assert [(row["width"], row["ratio"]) for row in rows(run)] == [(4, 0.2), (4, 5), (8, 0.2), (8, 5)]
+    again = ring.ring(tmp_path, widths=(4, 8), ratios=(0.2, 5), steps=1, seeds=(0,))
+    assert again.folder == run.folder
+    assert rows(again) == rows(run)
+
+
+# ---- ring
+
+
+def test_the_ring_has_its_radius_and_spread():
+    """Eight even modes at distance 2, equally often, each round with deviation .05; .989 are near."""
+    points = ring.draw_ring(40_000, torch.Generator().manual_seed(0))
+    turns = torch.atan2(points[:, 1], points[:, 0]) / (2 * math.pi) * 8
+    modes = turns.round()
+    assert (turns - modes).abs().max() < 0.2  # nothing between the modes
+    for mode in range(8):
+        own = points[modes % 8 == mode]
+        angle = 2 * math.pi * mode / 8
+        centre = torch.tensor([2 * math.cos(angle), 2 * math.sin(angle)])
+        assert len(own) == pytest.approx(5000, abs=400)
+        torch.testing.assert_close(own.mean(0), centre, atol=0.005, rtol=0)
+        torch.testing.assert_close(own.T.cov(), 0.05**2 * torch.eye(2), atol=2e-4, rtol=0)
+    found = ring.coverage(points)
+    assert found["modes"] == 8
+    assert found["near"] == pytest.approx(1 - math.exp(-4.5), abs=0.003)
+
+
+def test_modes_are_counted():
+    """All eight, one, none far away or for no samples; a mode needs a hundredth, within three deviations."""
+    centres = ring.centres()
+    assert ring.coverage(centres.repeat(100, 1)) == {"modes": 8, "near": 1.0}
+    assert ring.coverage(centres[3].expand(2500, 2)) == {"modes": 1, "near": 1.0}
+    assert ring.coverage(torch.full((2500, 2), 40.0)) == {"modes": 0, "near": 0.0}
+    assert ring.coverage(torch.zeros(2500, 2)) == {"modes": 0, "near": 0.0}
+    assert ring.coverage(torch.zeros(0, 2)) == {"modes": 0, "near": 0.0}
+    assert ring.coverage(torch.full((2500, 2), math.nan)) == {"modes": 0, "near": 0.0}
+    for few, modes in ((24, 1), (25, 2)):
+        samples = torch.cat([centres[0].expand(2500 - few, 2), centres[5].expand(few, 2)])
+        assert ring.coverage(samples) == {"modes": modes, "near": 1.0}
+    for away, near in ((0.149, 1.0), (0.151, 0.0)):
+        assert ring.coverage(centres[:1] + torch.tensor([0.0, away]))["near"] == near
+
+
+@pytest.mark.parametrize(("ratio", "updates"), [(0.2, [1, 0, 0, 0, 0, 1, 0]), (1.0, [1] * 7), (5.0, [5] * 7)])
+def test_the_discriminator_is_updated_as_often_as_asked(ratio, updates, monkeypatch):
+    """One update at every fifth step, one a step, or five; nothing else is drawn from the data."""
+    assert [ring.due(step, ratio) for step in range(7)] == updates
+    drawn, draw = [], ring.draw_ring
+    monkeypatch.setattr(ring, "draw_ring", lambda count, dice: drawn.append(count) or draw(count, dice))
+    found = ring.measure_ring({"width": 8, "ratio": ratio, "seed": 0}, **RING | {"steps": 7})
+    assert drawn == [32 * count for count in updates]
+    assert math.isfinite(found["d_loss"])
+    assert math.isfinite(found["g_loss"])
+
+
+def test_losses_are_least_squares(monkeypatch):
+    """A D that says .3 of everything and cannot learn has the losses ((D - 1)^2 + D^2) / 2, (D - 1)^2."""
+
+    def constant(width):
+        network = torch.nn.Sequential(torch.nn.Linear(2, 1))
+        with torch.no_grad():
+            network[0].weight.zero_()
+            network[0].bias.fill_(0.3)
+        return network
+
+    monkeypatch.setattr(ring, "discriminator_network", constant)
+    found = ring.measure_ring({"width": 1, "ratio": 1.0, "seed": 0}, **RING | {"learning_rate": 0.0})
+    assert found["d_loss"] == pytest.approx((0.49 + 0.09) / 2, abs=1e-6)
+    assert found["g_loss"] == pytest.approx(0.49, abs=1e-6)
+
+
+def test_the_last_tenth_is_averaged():
+    """Only losses of the last tenth of the steps count, or the last loss where none is there."""
+    losses = [(step, float(step)) for step in range(100)]
+    assert ring.last_tenth(losses, 100) == pytest.approx(94.5)
+    assert ring.last_tenth([(0, 1.0), (5, 2.0)], 10) == 2.0
+
+
+def test_a_generator_learns_the_ring(monkeypatch):
+    """After 300 steps more samples are within .5 of a mode than at first; parameters are counted."""
+    monkeypatch.setattr(ring, "NEAR", 0.5)
+    case, settings = {"width": 128, "ratio": 1.0, "seed": 0}, RING | {"batch_size": 128}
+    first, found = (ring.measure_ring(case, **settings | {"steps": steps}) for steps in (1, 300))
+    assert found["near"] > first["near"] + 0.05
+    assert found["parameters"] == 2 * 128 + 128 + 128 + 1
+    assert found["generator_parameters"] == 8 * 128 + 128 + 128**2 + 128 + 2 * 128 + 2
+
+
+def test_the_ring_is_determined_by_the_case_and_leaves_chance_alone():
+    """The same case gives the same numbers, another seed others; the global random state stays as it was."""
+    before = torch.get_rng_state()
+    case = {"width": 16, "ratio": 5.0, "seed": 0}
+    first = ring.measure_ring(case, **RING)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(99)
+    assert ring.measure_ring(case, **RING) == first
+    assert ring.measure_ring(case | {"seed": 1}, **RING)["g_loss"] != first["g_loss"]
