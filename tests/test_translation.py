@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from hw2lib import ROOT, parameters, training, translation, unpaired
+from hw2lib import ROOT, parameters, training, translation, unpaired, verdicts
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
 from hw2lib.judge import Looks, kernel_distance
 from hw2lib.networks import ResnetGenerator
@@ -455,3 +455,24 @@ def test_a_picture_is_written_as_its_name_ends(tmp_path, name):
     with Image.open(tmp_path / "new" / name) as opened:
         assert opened.format.lower() in ("jpeg", "png", "webp") and opened.size == (8, 8)
         assert abs(int(np.asarray(opened.convert("RGB")).mean()) - 77) <= 2
+
+
+def test_the_identity_loss_is_read_from_the_numbers():
+    """The paragraph says the shifts and shares of the two runs as they are, and no shares where there are no zebras."""
+    runs = {
+        name: {
+            "colour shift, A to B": shift,
+            "colour shift, B to A": 2 * shift,
+            "called zebra, A to B": share,
+        }
+        for name, shift, share in (("without identity loss", 0.2, 0.5), ("with identity loss", 0.1, 0.25))
+    }
+    words = verdicts.identity_in_words(runs)
+    assert "move by 0.100 instead of 0.200 from A to B, and by 0.200 instead of 0.400 from B to A" in words
+    assert "25% are called zebra with it and 50% without" in words
+    for row in runs.values():
+        del row["called zebra, A to B"]
+    assert "zebra" not in verdicts.identity_in_words(runs)
+    assert "ties generators to the colours" in words
+    runs["with identity loss"]["colour shift, A to B"] = 0.3
+    assert "ties generators to the colours" not in verdicts.identity_in_words(runs)
