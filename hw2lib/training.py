@@ -250,7 +250,7 @@ def _resume(model, run: Run, fabric: Fabric, precision: str) -> tuple[int, float
 
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.getdevice_name(device)
+        return torch.cuda.get_device_name(device)
     return f"{device.type} {_processor().get('cpu_name', platform.processor())}".strip()
 
 

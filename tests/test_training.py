@@ -379,3 +379,10 @@ def test_a_table_is_cut_to_the_row(tmp_path):
     assert table.path.read_bytes() == whole
     with pytest.raises(runs.RunError, match="has lost rows"):
         table.cut(6)
+
+
+def test_a_gpu_is_called_by_its_name(monkeypatch):
+    """The provenance of a run on a GPU names the card, and that of one on a CPU begins with cpu."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card of {device}")
+    assert training.device_name(torch.device("cuda", 0)) == "card of cuda:0"
+    assert training.device_name(torch.device("cpu")).startswith("cpu")
