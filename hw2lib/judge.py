@@ -236,6 +236,23 @@ def between(value: float, floor: float, ceiling: float) -> float:
     return (ceiling - value) / (ceiling - floor)
 
 
+def distances(features: Tensor, wanted: Tensor) -> dict[str, float]:
+    """kd, kd_error and fd from features (N, d) to those of real pictures, (M, d). Raises as the three do."""
+    return {
+        "kd": kernel_distance(features, wanted),
+        "kd_error": kernel_distance_error(features, wanted),
+        "fd": frechet_distance(features, wanted),
+    }
+
+
+def gaps_closed(
+    row: dict[str, float], floor: dict[str, float], ceiling: dict[str, float]
+) -> dict[str, float]:
+    """kd_closed, kd_closed_error and fd_closed of a row of `distances` by `between` two others."""
+    closed = {f"{kind}_closed": between(row[kind], floor[kind], ceiling[kind]) for kind in ("kd", "fd")}
+    return closed | {"kd_closed_error": row["kd_error"] / abs(ceiling["kd"] - floor["kd"])}
+
+
 # ---- checks ------------------------------------------------------------------------------------------------
 
 

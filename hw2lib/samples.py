@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hw2lib.data import Pictures, generator
-from hw2lib.judge import Judge, between, frechet_distance, kernel_distance, kernel_distance_error
+from hw2lib.judge import Judge, distances, gaps_closed
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN
 from hw2lib.prior import CodeSets
 from hw2lib.vqvae import VQVAE
@@ -108,17 +108,9 @@ def picture_card(judge: Judge, ask: EqualSets, found: dict[str, Tensor]) -> dict
     """
     wanted, rows = judge.features(ask.test), {}
     for name, pictures in {**found, REAL: ask.train}.items():
-        features = judge.features(pictures)
-        rows[name] = {
-            "kd": kernel_distance(features, wanted),
-            "kd_error": kernel_distance_error(features, wanted),
-            "fd": frechet_distance(features, wanted),
-        }
-    floor, ceiling = rows[REAL], rows[UNIFORM]
-    for row in (row for row in rows.values() if row is not floor and row is not ceiling):
-        for kind in ("kd", "fd"):
-            row[f"{kind}_closed"] = between(row[kind], floor[kind], ceiling[kind])
-        row["kd_closed_error"] = row["kd_error"] / abs(ceiling["kd"] - floor["kd"])
+        rows[name] = distances(judge.features(pictures), wanted)
+    for name in rows.keys() - {REAL, UNIFORM}:
+        rows[name] |= gaps_closed(rows[name], rows[REAL], rows[UNIFORM])
     return rows
 
 

@@ -11,11 +11,9 @@ from torch import Tensor
 from hw2lib.judge import (
     ZEBRA,
     Judge,
-    between,
-    frechet_distance,
+    distances,
+    gaps_closed,
     kernel,
-    kernel_distance,
-    kernel_distance_error,
     share,
     standard_fid,
 )
@@ -57,20 +55,11 @@ def card(
         "real pictures": real_sample(domains, to),
     }.items():
         features, probabilities = judge.look(pictures)
-        rows[name] = {
-            "kd": kernel_distance(features, wanted),
-            "kd_error": kernel_distance_error(features, wanted),
-            "fd": frechet_distance(features, wanted),
-        }
+        rows[name] = distances(features, wanted)
         if domains.zebras:
             rows[name]["zebra"] = share(probabilities, ZEBRA)
-    floors, ceilings = rows["real pictures"], rows["doing nothing"]
-    for row in (rows[name] for name in fakes):
-        for score in ("kd", "fd"):
-            floor, ceiling = floors[score], ceilings[score]
-            row[f"{score}_closed"] = between(row[score], floor, ceiling)
-            if score == "kd":
-                row["kd_closed_error"] = row["kd_error"] / abs(ceiling - floor)
+    for name in fakes:
+        rows[name] |= gaps_closed(rows[name], rows["real pictures"], rows["doing nothing"])
     return rows
 
 

@@ -145,14 +145,19 @@ def test_published_translators_give_the_published_numbers():
         assert row["kd"] == pytest.approx(cards()["b"][name]["kd"], abs=0.003), name
 
 
-@pytest.mark.real_data
-def test_published_weights_give_the_published_numbers():
-    """On the real test pictures the published network scores what results/ says (skipped where they are not)."""
+@pytest.fixture
+def cifar10():
+    """The real pictures; the test is skipped where they are not."""
     try:
-        pictures = data.cifar10(download=False)
+        return data.cifar10(download=False)
     except data.DataError as reason:
         pytest.skip(str(reason))
-    found = experiments.evaluate_vqvae(VQVAE.load(ROOT / "weights" / "vqvae.safetensors"), pictures.test)
+
+
+@pytest.mark.real_data
+def test_published_weights_give_the_published_numbers(cifar10):
+    """On the real test pictures the published network scores what results/ says (skipped where they are not)."""
+    found = experiments.evaluate_vqvae(VQVAE.load(ROOT / "weights" / "vqvae.safetensors"), cifar10.test)
     said = json.loads((ROOT / "results" / "vqvae" / "metrics.json").read_text())["reconstruction"]
     for name in found:
         assert found[name] == pytest.approx(said[name], rel=2e-3), name
@@ -205,14 +210,10 @@ def test_the_report_shows_the_run_with_the_identity_loss():
 
 
 @pytest.mark.real_data
-def test_the_published_prior_gives_the_published_numbers():
+def test_the_published_prior_gives_the_published_numbers(cifar10):
     """On the codes of the real test pictures it costs what results/ says (skipped where they are not)."""
-    try:
-        pictures = data.cifar10(download=False)
-    except data.DataError as reason:
-        pytest.skip(str(reason))
     model = VQVAE.load(ROOT / "weights" / "vqvae.safetensors")
-    codes = experiments.encode_pictures(model, pictures.test)
-    costs = GatedPixelCNN.load(ROOT / "weights" / "pixelcnn.safetensors").nll(codes, pictures.test_labels)
+    codes = experiments.encode_pictures(model, cifar10.test)
+    costs = GatedPixelCNN.load(ROOT / "weights" / "pixelcnn.safetensors").nll(codes, cifar10.test_labels)
     said = prior_scores()["likelihood"]["rows"][prior.TOLD]["nats"]
     assert float(costs.double().mean()) == pytest.approx(said, abs=2e-3)
