@@ -9,6 +9,7 @@ homework's questions. Besides, what needs no training of its own: the gradients 
 import io
 from collections.abc import Sequence
 from itertools import chain, count, islice
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -21,10 +22,11 @@ from hw2lib import training, unpaired
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, generator_loss
 from hw2lib.runs import Run
 from hw2lib.study import Case, study
-from hw2lib.translation import colour_shift, cycle_error, difference, translate
+from hw2lib.translation import colour_shift, cycle_error, difference, save_strip, translate
 from hw2lib.travelgan import TravelGAN, TravelGANConfig
 from hw2lib.unpaired import Domains, Pairs
 
+KEPT = 8  # test pictures of each domain, whose translations can be looked at
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: Rec. ITU-R BT.601
 
 
@@ -194,11 +196,14 @@ def train(
     return {name: float(torch.stack([losses[name] for losses in kept]).mean()) for name in kept[0]}
 
 
-def measure(case: Case, domains: Domains, steps: int, sizes: Sizes) -> dict[str, float]:
+def measure(
+    case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path | None = None
+) -> dict[str, float]:
     """Train the variant of the case with its seed, and look at its translations of the test pictures.
 
     Scores of both directions, the cycle errors "cycle_aba" and "cycle_bab" (translation.cycle_error), and the
-    means of `train`. Models from a to b only have neither scores of the other direction nor cycle errors.
+    means of `train`. Models from a to b only have neither scores of the other direction nor cycle errors. The
+    translations of the first KEPT test pictures go to the file `keep`, from a to b above those from b to a.
     """
     variant, seed = ABLATIONS[case["variant"]], case["seed"]
     model = variant.model(config_of(case["variant"], seed, sizes))
@@ -208,17 +213,25 @@ def measure(case: Case, domains: Domains, steps: int, sizes: Sizes) -> dict[str,
         losses = train(model, batches, steps, variant.discriminator_steps)
     model.eval()
     fake_b = translate(model.g_ab, domains.test_a)
-    found = scores(domains, "ab", fake_b)
+    found, rows = scores(domains, "ab", fake_b), [fake_b[:KEPT]]
     if isinstance(model, CycleGAN):
         fake_a = translate(model.g_ba, domains.test_b)
+        rows.append(fake_a[:KEPT])
         cycles = cycle_error(model, domains, False, fake_a, fake_b)
         found |= scores(domains, "ba", fake_a) | {f"cycle_{way}": error for way, error in cycles.items()}
+    if keep:
+        save_strip(keep, torch.stack(rows))
     return found | losses
+
+
+def kept_translations(folder: Path, variant: str) -> Path:
+    """Where the study in a run folder keeps what a variant made of the first test pictures (see `measure`)."""
+    return folder / "translations" / f"{variant.replace(' ', '-')}.webp"
 
 
 def ablate(
     runs=None,
-    steps: int = 1500,
+    steps: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
     variants: Sequence[str] = tuple(ABLATIONS),
     sizes: Sizes = Sizes(),  # noqa: B008 - never changed
@@ -226,7 +239,7 @@ def ablate(
     """Every variant with every seed, as a study; its metrics have the numbers of `ends`, too.
 
     All are trained on the same pictures; the seed is that of the first weights, the order of the pictures and
-    the pools. Raises RunError.
+    the pools. Of the first seed some translations are kept, see `kept_translations`. Raises RunError.
     """
     domains = unpaired.toy_domains(sizes.size, sizes.train, sizes.test)
     settings = {
@@ -243,7 +256,13 @@ def ablate(
         },
     }
     cases = [{"variant": variant, "seed": seed} for seed in seeds for variant in variants]
-    run = study("ablations", settings, cases, lambda case: measure(case, domains, steps, sizes), runs)
+    folder = Run("ablations", {"settings": settings, "cases": cases}, runs).folder
+
+    def measured(case: Case) -> dict[str, float]:
+        keep = kept_translations(folder, case["variant"]) if case["seed"] == seeds[0] else None
+        return measure(case, domains, steps, sizes, keep)
+
+    run = study("ablations", settings, cases, measured, runs)
     if "ends" not in run.metrics:
         run.add_metrics("ends", ends(domains))
     return run

@@ -305,6 +305,15 @@ def test_what_is_measured_is_what_a_model_has(toy, variant):
     assert all(np.isfinite(value) for value in found.values())
 
 
+@pytest.mark.parametrize("variant, rows", [("full", 2), ("siamese in place of the cycle loss", 1)])
+def test_translations_are_kept_to_look_at(tmp_path, variant, rows):
+    """The first seed leaves the first test pictures' translations in the run folder, those of b to a if there are any."""
+    run = ablations.ablate(tmp_path, steps=1, seeds=(3, 4), variants=(variant,), sizes=TINY)
+    (path,) = (run.folder / "translations").iterdir()
+    assert path == ablations.kept_translations(run.folder, variant)
+    assert translation.load_strip(path, 32).shape == (rows, TINY.test, 3, 32, 32)
+
+
 def test_a_study_goes_on_with_the_next_case(tmp_path, monkeypatch):
     """Killed in its second case it measures that one and those after it, not the first; finished, none."""
     asked, real = [], ablations.measure
