@@ -224,6 +224,11 @@ def measure(
     return found | losses
 
 
+def drawn_domains(sizes: Sizes = Sizes()) -> Domains:  # noqa: B008 - never changed
+    """The pictures of all ablations, see unpaired.toy_domains."""
+    return unpaired.toy_domains(sizes.size, sizes.train, sizes.test)
+
+
 def kept_translations(folder: Path, variant: str) -> Path:
     """Where the study in a run folder keeps what a variant made of the first test pictures (see `measure`)."""
     return folder / "translations" / f"{variant.replace(' ', '-')}.webp"
@@ -241,7 +246,7 @@ def ablate(
     All are trained on the same pictures; the seed is that of the first weights, the order of the pictures and
     the pools. Of the first seed some translations are kept, see `kept_translations`. Raises RunError.
     """
-    domains = unpaired.toy_domains(sizes.size, sizes.train, sizes.test)
+    domains = drawn_domains(sizes)
     settings = {
         "steps": steps,
         "batch_size": sizes.batch_size,

@@ -2,8 +2,7 @@
 
 All are at the pace of the best-known notebooks of the same network, so that their printed numbers stand beside these
 (experiments.PRINTED_AT_1000): batches of 32 pictures, Adam at a constant 3e-4, 1,000 updates. Besides, what needs no
-training: which part each loss term teaches (`gradient_facts`), and a control for maps of a codebook
-(`shuffled_codebook`).
+training: which part each loss term teaches (`gradient_facts`).
 
 `terms`, `starts` and `other_quantizers` are studies (see hw2lib.study). Of the config that they are given the sizes, the
 commitment and, but for `starts`, the decay count.
@@ -15,7 +14,6 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from itertools import chain, count, islice
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -336,14 +334,3 @@ def measure_quantizer(
     asked = config_as_others(config, pictures, case["seed"], **options)
     model = VQVAE(asked) if ours else _with_quantizer(asked, lambda: borrow(name, asked, levels))
     return scores(model, pictures, train(model, pictures, updates))
-
-
-# ---- a control for maps of the codebook
-
-
-def shuffled_codebook(codebook: np.ndarray, seed: int) -> np.ndarray:
-    """A codebook (K, D) with each coordinate shuffled over the codes by itself, as a control for codebook_maps.
-
-    Every dimension keeps its values; what goes with what is lost, so that only the marginals are left of its structure.
-    """
-    return np.random.default_rng(seed).permuted(codebook, axis=0)

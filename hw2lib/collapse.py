@@ -196,7 +196,7 @@ class VAE(nn.Module):
         return F.softplus((1 - 2 * pictures) * self.logits(z, pictures)).sum(1)
 
 
-def decoder_power(runs=None, ks=(0, 1, 2, 4, 8, 63), steps=2500, seeds=(0, 1, 2), pictures=20_000) -> Run:
+def decoder_power(runs=None, ks=(0, 1, 2, 4, 8, 63), steps=2000, seeds=(0, 1, 2), pictures=20_000) -> Run:
     """The study of `measure_power` over k and seeds (of pictures, weights and batches)."""
     settings = {"steps": steps, "pictures": pictures, "batch_size": 128, "learning_rate": 2e-3}
     cases = [{"k": k, "seed": seed} for k in ks for seed in seeds]

@@ -19,7 +19,7 @@ from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from hw2lib import pages
+from hw2lib import pages, show
 from hw2lib.pages import ReportError
 
 TITLE = "CycleGAN and VQ-VAE: a measured reproduction"
@@ -35,6 +35,7 @@ BROKEN_MATHS = re.compile(r"\\(?:operatorname|mathbbm|mathds|tag|color)(?![A-Za-
 CODE_BLOCK = re.compile(r"(^`{3,}.*?^`{3,}[ \t]*$|^~{3,}.*?^~{3,}[ \t]*$)", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"(`[^`\n]+`)")
 HEADING = re.compile(r"^(?=#{1,5} )", re.MULTILINE)
+ANY_HEADING = re.compile(r"^#+ +(\S.*?)[ \t]*$", re.MULTILINE)
 TITLE_LINE = re.compile(r"^# +(\S.*)$", re.MULTILINE)
 DISPLAY_MATHS = re.compile(r"^([ \t]*)\$\$(.+?)\$\$[ \t]*$", re.DOTALL | re.MULTILINE)
 INLINE_MATHS = re.compile(r"(?<![\\$])\$(?=[^\s$`])((?:[^$\n]|\n(?!\n))+?)(?<=\S)\$(?![\d$])")
@@ -118,9 +119,11 @@ def assemble(executed: list[Path], out: Path, preset: str) -> None:
             pages.write_html(page, new / _page(name))
         parts = [to_markdown(notebook, name, figures) for name, notebook in notebooks.items()]
         body = protect_maths("\n\n".join(parts + provenance_section(notebooks)))
-        report = f"# {TITLE}\n\n{note}\n\n## Contents\n\n{pages.contents(body)}\n\n{body}\n"
+        summary = protect_maths("\n\n".join(summary_section(notebooks, figures)))
+        contents = f"## Contents\n\n{pages.contents(body)}"
+        report = "\n\n".join(filter(None, [f"# {TITLE}", note, summary, contents, body])) + "\n"
         (new / "report.md").write_text(report, encoding="utf-8")
-        document = pages.tree(body, TITLE, note)
+        document = pages.tree(f"{summary}\n\n{body}", TITLE, note)
         pages.write_html(document, new / "report.html")
         pages.write_pdf(document, new / "report.pdf")
         for path in executed:
@@ -156,9 +159,6 @@ def number_outputs(notebooks: dict[str, NotebookNode]) -> dict[str, int]:
             raise ReportError(f"{where}: a picture without name, caption and alt text; use show.figure")
         elif note.get("table") and note["caption"]:
             note["number"] = tables = tables + 1
-    for _, output in _shown(notebooks):  # these tables stand at the end
-        if "provenance" in _note(output):
-            _note(output)["number"] = tables = tables + 1
     return figures
 
 
@@ -219,15 +219,63 @@ def protect_maths(markdown: str) -> str:
     return _outside_code(markdown, lambda prose: INLINE_MATHS.sub(inline, prose))
 
 
+def summary_section(notebooks: dict[str, NotebookNode], figures: dict[str, int]) -> list[str]:
+    """
+    The heading "In short", every `show.result`, and a table of every `show.claim` with a link to its heading.
+
+    Nothing if there are none. Raises ReportError for a claim under no heading, or under one that is not the only
+    one of its name, which a link could not tell apart.
+    """
+    results, claims, names = [], [], []
+    for name, notebook in notebooks.items():
+        heading = ""
+        for where, cell in numbered(notebook, name):
+            if cell.cell_type == "markdown":
+                found = ANY_HEADING.findall(CODE_BLOCK.sub("", cell.source))
+                names += found
+                heading = found[-1] if found else heading
+            for output in (found for found in cell.get("outputs", []) if "data" in found):
+                note = _note(output)
+                if words := note.get("result"):
+                    results.append(f"- {_prose(words, where, figures, shift=False)}")
+                if words := note.get("claim"):
+                    if not heading:
+                        raise ReportError(f"{where}: a claim needs a heading above it")
+                    claims.append((heading, words))
+    rows = []
+    for heading, words in claims:
+        if names.count(heading) > 1:
+            raise ReportError(f"the heading {heading!r} stands there twice, and a claim under it: rename one")
+        link = f"[{heading}](#{anchor(heading)})"
+        columns = {"": words["section"], "the homework says": words["says"], "verdict": words["verdict"]}
+        rows.append(columns | {"evidence": link})
+    parts = ["\n".join(results), show.pipe_table(rows) if rows else ""]
+    return ["## In short", *filter(None, parts)] if any(parts) else []
+
+
+def anchor(heading: str) -> str:
+    """What GitHub and pandoc call the heading in a link, if it has no maths and is the only one of its name."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def provenance_section(notebooks: dict[str, NotebookNode]) -> list[str]:
-    """The heading "Provenance" and a table for each `show.provenance`, or nothing if there was none."""
-    tables = [
-        f"**Table {_note(output)['number']}.** The run `{_note(output)['provenance'].get('run', 'shown')}` of `{name}`.\n\n{output.data['text/markdown']}"
-        for name, notebook in notebooks.items()
-        for _, output in _shown({name: notebook})
-        if "provenance" in _note(output)
-    ]
-    return ["## Provenance", *tables] if tables else []
+    """
+    The heading "Provenance" and a table with a row for each `show.provenance`, or nothing if there was none.
+
+    What is the same for all runs is said once, below.
+    """
+    facts = [_note(output)["provenance"] for _, output in _shown(notebooks) if "provenance" in _note(output)]
+    if not facts:
+        return []
+    names = list(dict.fromkeys(["run", *(name for found in facts for name in found)]))  # JSON sorts them
+    same = [name for name in names if len(facts) > 1 and len({found.get(name) for found in facts}) == 1]
+    rows = [{name: found.get(name, "") for name in names if name not in same} for found in facts]
+    common = "; ".join(f"{name}: {facts[0][name]}" for name in same)
+    number = 1 + sum(
+        "number" in _note(output) for _, output in _shown(notebooks) if _note(output).get("table")
+    )
+    table = f"**Table {number}.** The runs behind this report.\n\n{show.pipe_table(rows)}"
+    return ["## Provenance", table, *([f"The same for all: {common}."] if same else [])]
 
 
 def run_names(folder: Path) -> list[str]:
@@ -245,7 +293,8 @@ def _output(
         noise = output.name == "stderr" or "progress" in _tags(cell)
         return "" if noise and not with_code else _fenced(output.text)
     note = _note(output)
-    if "caption_of" in note or WIDGET in output.data or ("provenance" in note and not with_code):
+    elsewhere = ("provenance" in note or "result" in note) and not with_code  # in the report
+    if "caption_of" in note or WIDGET in output.data or elsewhere:
         return ""
     if "figure" in note:
         alt = re.sub(r"([\\\[\]`*_$<&:])", r"\\\1", note["alt"])

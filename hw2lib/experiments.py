@@ -123,31 +123,39 @@ def rows(table: dict[str, np.ndarray]) -> list[dict[str, float]]:
 
 
 def provenance(run: Run) -> dict[str, str]:
-    """What a reader must know of a run to judge or repeat it, as words."""
-    made = run.provenance
-    changed = {True: ", with uncommitted changes", False: "", None: ""}[made["dirty"]]
-    pictures = made["data"]
-    checksums = ", ".join(
-        f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"
-    )
+    """What a reader must know of a training or of a study (hw2lib.study) to judge or repeat it, as words."""
+    made, asked = run.provenance, run.config
+    changed = ", with uncommitted changes" if made["dirty"] else ""
+    pictures = made.get("data") or asked.get("settings", {}).get("data")
+    seeds = sorted({case["seed"] for case in asked.get("cases", [])}) or [made["seed"]]
+    facts = [f"{len(asked['cases'])} trainings"] if "cases" in asked else []
+    facts += [made["device"], f"{made['processes']} process"] if "processes" in made else [made["device"]]
+    facts += [f"threads: {made['threads']}", f"precision {made.get('precision', '32')}"]
+    resumed = f", resumed {len(made['resumed'])} times" if made.get("resumed") else ""
+    software = [f"Python {made['python']}", *(f"{name} {v}" for name, v in made["versions"].items())]
     return {
         "run": run.folder.name,
         "commit": made["commit"][:12] + changed,
-        "data": f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,} pictures, {checksums}",
-        "seed": str(made["seed"]),
-        "machine": f"{made['device']}, {made['processes']} process, {made['threads']} threads, precision {made['precision']}",
-        "software": f"Python {made['python']}, "
-        + ", ".join(f"{name} {v}" for name, v in made["versions"].items()),
-        "time": f"{made['started']} to {made['ended']}, {duration(made['seconds'])} of training, "
-        f"resumed {len(made.get('resumed', []))} times",
+        "data": _data_in_words(pictures) if pictures else "drawn by the experiment",
+        "seed": ", ".join(map(str, seeds)),
+        "computed": ", ".join(facts),
+        "time": f"{duration(made['seconds'])}{resumed}, until {made['ended'][:16].replace('T', ' ')} UTC",
+        "software": ", ".join(software),
     }
 
 
-def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> dict[str, dict]:
-    """UMAP of a codebook (K, D) and of Gaussian noise with its mean and spread in each dimension, as a control.
+def _data_in_words(pictures: dict) -> str:
+    checksums = [
+        f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"
+    ]
+    return ", ".join([f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,}", *checksums])
 
-    Euclidean, as the quantizer measures. {"codebook" | "noise": {n_neighbors: {"xy" (K, 2), "trustworthiness",
-    "islands"}}};
+
+def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> dict[str, dict]:
+    """UMAP of a codebook (K, D) and, as controls, of itself shuffled and of Gaussian noise.
+
+    "shuffled" is `shuffled_codebook`; "noise" has its mean and spread in each dimension. Euclidean, as the quantizer measures. {"codebook" | "shuffled" |
+    "noise": {n_neighbors: {"xy" (K, 2), "trustworthiness", "islands"}}};
     trustworthiness (Venna and Kaski 2001, 15 neighbours) is 1 where each point's neighbours on the map are its
     neighbours in the codebook, and about 0.5 where the map is drawn at random.
     """
@@ -157,7 +165,8 @@ def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> di
     random = np.random.default_rng(seed)
     noise = random.normal(codebook.mean(0), codebook.std(0), codebook.shape)
     maps: dict[str, dict] = {}
-    for name, vectors in (("codebook", codebook), ("noise", noise)):
+    controls = {"shuffled": shuffled_codebook(codebook, seed), "noise": noise}
+    for name, vectors in {"codebook": codebook, **controls}.items():
         maps[name] = {}
         for n_neighbors in sorted({min(n, len(vectors) // 2 - 1) for n in neighbours}):
             xy = umap.UMAP(n_neighbors=n_neighbors, random_state=seed, n_jobs=1).fit_transform(vectors)
@@ -168,6 +177,11 @@ def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> di
                 "islands": _islands(xy),
             }
     return maps
+
+
+def shuffled_codebook(codebook: np.ndarray, seed: int) -> np.ndarray:
+    """A codebook (K, D) with each coordinate shuffled over the codes by itself: of its structure the marginals are left."""
+    return np.random.default_rng(seed).permuted(codebook, axis=0)
 
 
 def _islands(xy: np.ndarray) -> int:

@@ -139,12 +139,14 @@ def code_use(counts: np.ndarray, by_batch: dict[int, float]) -> Figure:
 
 
 def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
-    """UMAP of the codebook (upper row) and of noise (lower row), a column for each n_neighbors.
+    """UMAP of the codebook (first row) and of its controls (a row each), a column for each n_neighbors.
 
     maps: as experiments.codebook_maps gives; counts (K,): uses of each code on the test set, the area of its dot.
     """
     columns = list(maps["codebook"])
-    figure, grid = plt.subplots(2, len(columns), figsize=(7.0, 4.9), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(
+        len(maps), len(columns), figsize=(7.0, 2.45 * len(maps)), layout="constrained", squeeze=False
+    )
     for row, (name, by_neighbours) in zip(grid, maps.items(), strict=True):
         for axes, n_neighbors in zip(row, columns, strict=True):
             xy, used = by_neighbours[n_neighbors]["xy"], counts > 0
@@ -157,9 +159,7 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
                 axes.scatter(*xy[~used].T, s=14, marker="x", color=TEST, linewidths=0.8, label="never used")
                 axes.legend(fontsize=7)
             trust = by_neighbours[n_neighbors]["trustworthiness"]
-            axes.set_title(
-                f"{'codebook' if real else 'noise'}, n_neighbors {n_neighbors}\ntrustworthiness {trust:.2f}"
-            )
+            axes.set_title(f"{name}, n_neighbors {n_neighbors}\ntrustworthiness {trust:.2f}")
             axes.set(xticks=[], yticks=[])
     return figure
 

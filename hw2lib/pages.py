@@ -37,11 +37,11 @@ class ReportError(Problem):
 
 
 def contents(markdown: str) -> str:
-    """The table of contents of the second and third heading levels: a list whose links work on GitHub."""
+    """The table of contents, heading levels two to four: a list whose links work on GitHub."""
     with tempfile.TemporaryDirectory() as folder:
         template = Path(folder) / "contents.md"
         template.write_text("$table-of-contents$", encoding="utf-8")
-        to = ["-t", "gfm", "--wrap=none", f"--template={template}", "--toc", "--toc-depth=3"]
+        to = ["-t", "gfm", "--wrap=none", f"--template={template}", "--toc", "--toc-depth=4"]
         return _pandoc(markdown, "-f", MARKDOWN, *to).strip()
 
 
@@ -59,7 +59,7 @@ def write_html(document: dict, path: Path) -> None:
     """Write one HTML file with pictures and style inside; pictures are looked for from the file's folder."""
     blocks = [_html_block(block, path.parent) for block in document["blocks"]]
     source = json.dumps(document | {"blocks": blocks})
-    style = ["--embed-resources", f"--css={HTML_STYLE}", "--toc", "--toc-depth=3"]
+    style = ["--embed-resources", f"--css={HTML_STYLE}", "--toc", "--toc-depth=4"]
     to = ["-t", "html5", "--standalone", "--mathml", *style]
     page = _pandoc(source, "-f", "json", *to, folder=path.parent)
     page = re.sub(r"<math\b.*?</math>", lambda maths: _space_operators(maths[0]), page, flags=re.DOTALL)

@@ -42,6 +42,8 @@ class CycleGANParameters(MachineParameters):
     ema_decay: float = 0.999
     identity_epochs: int = Field(0, ge=0)
     standard_fid: bool = False
+    answer_steps: int = Field(30, ge=1)
+    answer_seeds: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -72,6 +74,9 @@ class VQVAEParameters(MachineParameters):
     prior_epochs: int = Field(4, ge=1)
     prior_channels: int = Field(32, ge=1)
     judged_pictures: int = Field(256, ge=16)
+    answer_updates: int = Field(30, ge=1)
+    answer_steps: int = Field(200, ge=1)
+    answer_seeds: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
 
 

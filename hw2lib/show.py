@@ -59,6 +59,22 @@ def text(markdown: str) -> None:
     _markdown(markdown, {"text": True})
 
 
+def claim(section: str, says: str, verdict: str, why: str) -> None:
+    """
+    Show what the homework says in `section`, such as "1.1", beside a verdict of one or two words and its reason.
+
+    The report's summary lists all claims, each with a link to the heading that this one stands under.
+    """
+    says, verdict, why = map(_one_line, (says, verdict, why))
+    words = f"> **Homework, {section}:** {says} **{verdict[0].upper()}{verdict[1:]}:** {why}"
+    _markdown(words, {"claim": {"section": section, "says": says, "verdict": verdict, "why": why}})
+
+
+def result(markdown: str) -> None:
+    """Show one sentence for the report's summary; in the report it stands only there."""
+    _markdown(f"**In short:** {_one_line(markdown)}", {"result": _one_line(markdown)})
+
+
 def provenance(facts: dict) -> None:
     """Show where the results came from (commit, versions, device, seed, ...); the report ends with it."""
     facts = {str(key): _one_line(str(value)) for key, value in facts.items()}

@@ -59,10 +59,10 @@ def rows(run: Run) -> list[dict]:
 
 
 def by_case(run: Run, without: str = "seed") -> dict[tuple, dict[str, dict[str, float]]]:
-    """Mean, least and greatest of each number over the cases that differ in `without` alone.
+    """Mean, standard deviation, least and greatest of each number over the cases that differ in `without` alone.
 
-    {("no cycle loss",): {"truth": {"mean": .1, "min": .08, "max": .12, "count": 3}}}, in the order of the cases; the
-    keys are the values of the cases but for `without`.
+    {("no cycle loss",): {"truth": {"mean": .1, "deviation": .02, "min": .08, "max": .12, "count": 3}}}, in the order
+    of the cases; the keys are the values of the cases but for `without`. The deviation is that of a sample, 0 for one.
     """
     names = [name for name in run.config["cases"][0] if name != without]
     groups: dict[tuple, list[dict]] = {}
@@ -72,6 +72,7 @@ def by_case(run: Run, without: str = "seed") -> dict[tuple, dict[str, dict[str, 
         key: {
             name: {
                 "mean": statistics.fmean(values),
+                "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
                 "min": min(values),
                 "max": max(values),
                 "count": len(values),
@@ -85,6 +86,12 @@ def by_case(run: Run, without: str = "seed") -> dict[tuple, dict[str, dict[str, 
 
 
 def spread(found: dict[str, float], digits: int = 3) -> str:
-    """'0.123 (0.120 to 0.126)' of one entry of `by_case`; only the number where it is of one run."""
+    """'0.123 ± 0.003', mean and standard deviation of an entry of `by_case`; only the number where it is of one run."""
     mean = f"{found['mean']:.{digits}f}"
-    return mean if found["count"] == 1 else f"{mean} ({found['min']:.{digits}f} to {found['max']:.{digits}f})"
+    return mean if found["count"] == 1 else f"{mean} ± {found['deviation']:.{digits}f}"
+
+
+def seeds_in_words(run: Run) -> str:
+    """'3 seeds each' or 'one seed each', of a study whose cases have seeds."""
+    count = len({case["seed"] for case in run.config["cases"]})
+    return "one seed each" if count == 1 else f"{count} seeds each"

@@ -25,7 +25,6 @@ from hw2lib.codebooks import (
     measure_start,
     measure_terms,
     scores,
-    shuffled_codebook,
     train,
 )
 from hw2lib.experiments import evaluate_vqvae
@@ -451,21 +450,3 @@ def test_a_missing_package_is_said_in_one_line(toy, tmp_path, monkeypatch):
     message = str(caught.value)
     assert message.startswith("vector-quantize-pytorch cannot be imported (") and "\n" not in message
     assert message.endswith("): pip install hw2lib[eval]")
-
-
-# ---- the control for maps
-
-
-def test_a_shuffled_codebook_keeps_columns_and_no_rows():
-    """Each column has the same values, no row is left; the same seed gives the same, another another; nothing is changed."""
-    codebook = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
-    before = codebook.copy()
-    shuffled = shuffled_codebook(codebook, 0)
-    assert np.array_equal(codebook, before) and shuffled.dtype == codebook.dtype
-    assert np.array_equal(np.sort(shuffled, 0), np.sort(codebook, 0))
-    assert not {row.tobytes() for row in shuffled} & {row.tobytes() for row in codebook}
-    assert np.array_equal(shuffled, shuffled_codebook(codebook, 0))
-    assert not np.array_equal(shuffled, shuffled_codebook(codebook, 1))
-    order = shuffled[:, :, None] == codebook.T[None]  # (64, 8, 64): where each value came from
-    came_from = order.argmax(2)
-    assert len({tuple(column) for column in came_from.T}) == 8  # each column in an order of its own

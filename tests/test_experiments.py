@@ -121,13 +121,29 @@ def test_trustworthiness_tells_structure_from_noise(tmp_path):
     for n in maps["codebook"]:
         assert maps["codebook"][n]["xy"].shape == (192, 2)
         assert maps["codebook"][n]["islands"] >= 1
-        assert maps["codebook"][n]["trustworthiness"] > maps["noise"][n]["trustworthiness"] + 0.05
+        for control in ("shuffled", "noise"):
+            assert maps["codebook"][n]["trustworthiness"] > maps[control][n]["trustworthiness"] + 0.05
     experiments.save_maps(tmp_path / "umap.csv", maps, np.arange(192))
     lines = (tmp_path / "umap.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 2 * 192
+    assert len(lines) == 1 + 3 * 2 * 192
     assert lines[1].startswith("codebook,5,0,0,")
     drawn = figures.codebook_maps(maps, np.arange(192))
-    assert len(drawn.axes) == 4
+    assert len(drawn.axes) == 6
+
+
+def test_a_shuffled_codebook_keeps_columns_and_no_rows():
+    """Each column has the same values, no row is left; the same seed gives the same, another another; nothing is changed."""
+    codebook = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    before = codebook.copy()
+    shuffled = experiments.shuffled_codebook(codebook, 0)
+    assert np.array_equal(codebook, before) and shuffled.dtype == codebook.dtype
+    assert np.array_equal(np.sort(shuffled, 0), np.sort(codebook, 0))
+    assert not {row.tobytes() for row in shuffled} & {row.tobytes() for row in codebook}
+    assert np.array_equal(shuffled, experiments.shuffled_codebook(codebook, 0))
+    assert not np.array_equal(shuffled, experiments.shuffled_codebook(codebook, 1))
+    order = shuffled[:, :, None] == codebook.T[None]  # (64, 8, 64): where each value came from
+    came_from = order.argmax(2)
+    assert len({tuple(column) for column in came_from.T}) == 8  # each column in an order of its own
 
 
 # ---- parameters

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
-from hw2lib import pixelcnn, training, weights
+from hw2lib import fields, pixelcnn, training, weights
 from hw2lib.codes import CodeBatches
 from hw2lib.download import DataError
 from hw2lib.metrics import mean_and_error, unigram_nll
@@ -51,69 +51,36 @@ both = pytest.mark.parametrize("classes", [0, 3], ids=["unconditional", "conditi
 # ---- what sees what
 
 
-class Fixed(nn.Module):
-    """In the place of an embedding: the same numbers whatever the codes."""
-
-    def __init__(self, x):
-        super().__init__()
-        self.x = x
-
-    def forward(self, codes):
-        return self.x
-
-
-def sees(logits, x):
-    """Bool (places, places): whether the logits at a place, row, have a gradient in x at a place, column.
-
-    logits (places, K, H, W) and x (places, E, H, W) are as many equal maps as a map has places.
-    """
-    random = torch.Generator().manual_seed(0)
-    weight = torch.randn(logits.shape[1], generator=random, dtype=logits.dtype)
-    own = torch.einsum("pkq,k->pq", logits.flatten(2), weight).diagonal().sum()
-    return torch.autograd.grad(own, x)[0].abs().sum(1).flatten(1) > 0
-
-
-def leaks_and_gaps(found):
-    """How many pairs see what is not before them, and how many do not see what is."""
-    before = torch.ones_like(found).tril(-1)
-    return int((found & ~before).sum()), int((~found & before).sum())
-
-
 @both
 @pytest.mark.parametrize(("kernel", "layers"), [(3, 7), (5, 4), (7, 3)])
 def test_a_code_sees_all_before_it_and_nothing_else(classes, kernel, layers):
     """On 8 x 8 maps, by gradients between all pairs of places: 0 leaks, and 0 of 2016 past places unseen."""
-    model = opinionated(height=8, width=8, layers=layers, kernel=kernel, classes=classes).double()
-    codes = random_codes(1, model).expand(64, -1, -1)
-    x = model.embedding(codes).detach().permute(0, 3, 1, 2).requires_grad_()
-    model.embedding = Fixed(x.permute(0, 2, 3, 1))
-    found = sees(model(codes, torch.ones(64, dtype=torch.long) if classes else None), x)
-    assert leaks_and_gaps(found) == (0, 0)
+    model = opinionated(height=8, width=8, layers=layers, kernel=kernel, classes=classes)
+    assert fields.leaks_and_gaps(fields.gated(model)) == (0, 0)
 
 
 def test_the_defaults_see_everything():
     """The default prior is deep enough for its map; one layer less than needed is not."""
     config = PixelCNNConfig()
     assert config.layers * (config.kernel // 2) >= max(config.height, config.width) - 1
-    model = opinionated(height=8, width=8, layers=6).double()
-    codes = random_codes(1, model).expand(64, -1, -1)
-    x = model.embedding(codes).detach().permute(0, 3, 1, 2).requires_grad_()
-    model.embedding = Fixed(x.permute(0, 2, 3, 1))
-    leaks, gaps = leaks_and_gaps(sees(model(codes), x))
+    leaks, gaps = fields.leaks_and_gaps(fields.gated(opinionated(height=8, width=8, layers=6)))
     assert leaks == 0
     assert gaps > 0
 
 
+def test_a_leak_would_be_found():
+    """Logits that see their own place, and nothing before it, are 64 leaks and 2016 gaps."""
+    x = torch.randn(1, 3, 8, 8).repeat(64, 1, 1, 1).requires_grad_()
+    assert fields.leaks_and_gaps(fields.sees(x * 2, x)) == (64, 2016)
+
+
 def test_a_masked_pixelcnn_has_a_blind_spot():
     """The plain PixelCNN, 12 masked 3 x 3 convolutions, never sees 322 of 2016 past places: to the right, above."""
-    torch.manual_seed(0)
-    h = x = torch.randn(64, 4, 8, 8, dtype=torch.float64)[:1].repeat(64, 1, 1, 1).requires_grad_()
-    for layer in range(12):
-        mask = torch.ones(3, 3, dtype=torch.float64)
-        mask[1, 1 + (layer > 0) :] = 0  # mask A in the first layer: not the present place; then mask B
-        mask[2] = 0
-        h = torch.tanh(F.conv2d(h, torch.randn(4, 4, 3, 3, dtype=torch.float64) * mask, padding=1))
-    assert leaks_and_gaps(sees(h, x)) == (0, 322)
+    found = fields.masked(12, 8, 8)
+    assert fields.leaks_and_gaps(found) == (0, 322)
+    unseen = ~found[36].view(8, 8)[:4]  # of row 4, column 4: the rows above
+    assert unseen[3, 6:].all()
+    assert not unseen[:, :5].any()
 
 
 @both
@@ -129,7 +96,7 @@ def test_changing_a_code_changes_logits_after_it_only(classes):
         was = model(codes, label)
         now = model(changed.view(-1, *codes.shape[1:]), None if label is None else label.expand(places))
     moved = (now - was).abs().amax(1).flatten(1) > 1e-5  # (changed place, place)
-    assert leaks_and_gaps(moved.T) == (0, 0)
+    assert fields.leaks_and_gaps(moved.T) == (0, 0)
 
 
 def test_the_class_matters_everywhere():

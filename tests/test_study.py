@@ -65,11 +65,12 @@ def test_two_processes_do_not_measure_the_same(tmp_path):
 
 
 def test_seeds_are_summed_up(tmp_path):
-    """Mean, least and greatest over the seeds of each variant, in the order of the cases, of the numbers that it has."""
+    """Mean, deviation, least and greatest over the seeds of each variant, in the order of the cases, of the numbers that it has."""
     found = study.by_case(study.study("small", {}, CASES, measure, tmp_path))
     assert list(found) == [("plain",), ("odd",)]
     assert list(found["plain",]) == ["score", "steps"]
     assert list(found["odd",]) == ["score", "steps", "only"]
-    assert found["odd",]["score"] == {"mean": 11.0, "min": 10.0, "max": 12.0, "count": 3}
-    assert study.spread(found["odd",]["score"], 1) == "11.0 (10.0 to 12.0)"
+    wanted = {"mean": 11.0, "deviation": 1.0, "min": 10.0, "max": 12.0, "count": 3}
+    assert found["odd",]["score"] == wanted
+    assert study.spread(found["odd",]["score"], 1) == "11.0 ± 1.0"
     assert study.spread({"mean": 0.5, "min": 0.5, "max": 0.5, "count": 1}) == "0.500"

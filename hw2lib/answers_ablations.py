@@ -1,0 +1,281 @@
+"""The written answers of section 1.1: tables and sentences made of what was measured, and of nothing else.
+
+Every function takes runs or their numbers and returns text, so that the published results give the published report. A
+sentence that depends on how a comparison came out is chosen by the numbers.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hw2lib.ablations import kept_translations
+from hw2lib.runs import Run
+from hw2lib.study import by_case, seeds_in_words, spread
+from hw2lib.translation import load_strip
+from hw2lib.unpaired import Domains
+
+NOTHING, TRUE = "doing nothing", "true counterparts"
+# Scores of the ablations in the order of the tables' columns, all from a to b: the one-sided objectives have no others.
+COLUMNS = {
+    "truth_ab": "to the truth",
+    "background_ab": "background",
+    "shift_ab": "colours",
+    "stripes_ab": "stripes",
+    "cycle_aba": "there and back",
+}
+WEIGHTS = {
+    0.0: "no cycle loss",
+    0.1: "cycle weight 0.1",
+    1.0: "cycle weight 1",
+    10.0: "full",
+    100.0: "cycle weight 100",
+}
+Found = dict[str, dict[str, float]]  # score -> entry of study.by_case
+
+
+def of(run: Run) -> dict[str, Found]:
+    """The ablations' numbers by variant."""
+    return {variant: found for (variant,), found in by_case(run).items()}
+
+
+def mean(found: Found, score: str) -> float:
+    return found[score]["mean"]
+
+
+def differ(one: Found, other: Found, score: str) -> bool:
+    """Whether all seeds of one case lie on the same side of all seeds of another."""
+    return one[score]["max"] < other[score]["min"] or other[score]["max"] < one[score]["min"]
+
+
+# ---- the drawn domains
+
+
+def setting(run: Run) -> str:
+    """What all ablations share, in a paragraph."""
+    asked = run.config["settings"]
+    full = asked["variants"]["full"]
+    pictures = asked["data"]
+    words = (
+        f"All cases share {pictures['train'] // 2} drawn pictures of each domain at {full['size']} x {full['size']} pixels, "
+        f"networks of {full['base_channels']} channels and {full['blocks']} residual blocks, batches of "
+        f"{asked['batch_size']}, {asked['steps']:,} steps and the learning rate {full['learning_rate']:g}; they differ in the "
+        f"part that their name says, with {seeds_in_words(run)}. ± is one standard deviation over the seeds. Last weights, no "
+        "averages. "
+    )
+    start, now = run.metrics["ends"][NOTHING]["truth_ab"], mean(of(run)["full"], "truth_ab")
+    return words + (
+        f"That is little training: the full objective's zebras differ from the true ones by {now:.2f}, and the untouched "
+        f"horses by {start:.2f}. Cases are to be compared with each other, and no score here says what CycleGAN can do."
+    )
+
+
+def table(run: Run, variants: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of scores from a to b, between doing nothing and the true counterparts."""
+    cases, ends = of(run), run.metrics["ends"]
+    rows = []
+    for name in (NOTHING, *variants, TRUE):
+        if name in ends:
+            cells = {
+                title: f"{ends[name][score]:.2f}" if score in ends[name] else ""
+                for score, title in COLUMNS.items()
+            }
+        else:
+            cells = {
+                title: spread(cases[name][score], 2) if score in cases[name] else "–"
+                for score, title in COLUMNS.items()
+            }
+        rows.append({"case": name} | cells)
+    return rows
+
+
+def caption(run: Run, what: str) -> str:
+    """Of a table of `table`: what its columns are."""
+    return (
+        f"{what}: drawn horses to zebras, {seeds_in_words(run)}. To the truth: mean difference to the true counterpart, 0 to 2. "
+        "Background: change off the animal, where nothing has to change. Colours: shift of the mean colours. Stripes: 0 as in "
+        "the input, 1 as on the true zebras. There and back: cycle error."
+    )
+
+
+def picture_rows(
+    run: Run, domains: Domains, variants: Sequence[str], way: str = "ab"
+) -> list[tuple[str, Tensor]]:
+    """Kept translations of the first test pictures below those pictures, and the true counterparts at the end."""
+    size = domains.size
+    kept = [
+        load_strip(kept_translations(run.folder, name), size)[0 if way == "ab" else 1] for name in variants
+    ]
+    source, target = (domains.test_a, domains.test_b) if way == "ab" else (domains.test_b, domains.test_a)
+    count = len(kept[0])
+    short = {"no adversarial loss": "no adversary", "siamese in place of the cycle loss": "siamese + D"}
+    short |= {
+        "siamese without discriminator": "siamese, no D",
+        "whole-picture discriminator": "whole picture",
+    }
+    short |= {"with identity loss": "+ identity", "U-Net generator": "U-Net"}
+    rows = [(short.get(name, name), pictures) for name, pictures in zip(variants, kept, strict=True)]
+    return [("input", source[:count]), *rows, ("truth", target[:count])]
+
+
+def losses_in_words(run: Run) -> str:
+    """What each loss is for: the cases without one, and with the identity loss."""
+    cases = of(run)
+    full, no_cycle, no_gan, identity = (
+        cases[name] for name in ("full", "no cycle loss", "no adversarial loss", "with identity loss")
+    )
+    nothing = run.metrics["ends"][NOTHING]
+    words = (
+        f"Without the adversarial loss the networks do train: the error there and back is {mean(no_gan, 'cycle_aba'):.2f} "
+        f"({mean(full, 'cycle_aba'):.2f} with it). But what they learn is a code that can be undone and need not look like anything: "
+        f"stripes are {mean(no_gan, 'stripes_ab'):.2f}, and the background changes by {mean(no_gan, 'background_ab'):.2f} although "
+        "nothing asks for a change, so that the cycle loss does not even ask for a copy. "
+        f"(Nearness to the truth, {mean(no_gan, 'truth_ab'):.2f}, is no merit here: untouched horses have {nothing['truth_ab']:.2f}.) "
+    )
+    words += (
+        f"Without the cycle loss the error there and back is {mean(no_cycle, 'cycle_aba'):.2f} instead of "
+        f"{mean(full, 'cycle_aba'):.2f}, and the background changes by {mean(no_cycle, 'background_ab'):.2f} instead of "
+        f"{mean(full, 'background_ab'):.2f}: "
+        + (
+            "what the pictures show is no longer tied to the input. "
+            if differ(full, no_cycle, "cycle_aba") and mean(no_cycle, "cycle_aba") > mean(full, "cycle_aba")
+            else "with this little training the seeds do not tell the two apart. "
+        )
+    )
+    effect = mean(identity, "background_ab") < mean(full, "background_ab")
+    return words + (
+        f"With the identity loss the background changes by {mean(identity, 'background_ab'):.2f} and the mean colours by "
+        f"{mean(identity, 'shift_ab'):.2f}, without it by {mean(full, 'background_ab'):.2f} and {mean(full, 'shift_ab'):.2f}; "
+        f"stripes are {mean(identity, 'stripes_ab'):.2f} and {mean(full, 'stripes_ab'):.2f}. "
+        + (
+            "So it does have an effect, and a good one on all that should stay. "
+            if effect and differ(full, identity, "background_ab")
+            else "The effect is in the expected direction, but smaller than the differences between seeds. "
+            if effect
+            else "Here the expected effect did not show. "
+        )
+    )
+
+
+def objectives_in_words(run: Run) -> str:
+    """Least squares beside cross entropy, and with no pool."""
+    cases = of(run)
+    full, cross, no_pool = (cases[name] for name in ("full", "cross entropy", "no pool"))
+    words = (
+        f"In the small trainings least squares and cross entropy end {mean(full, 'truth_ab'):.2f} and {mean(cross, 'truth_ab'):.2f} "
+        f"from the truth, with stripes of {mean(full, 'stripes_ab'):.2f} and {mean(cross, 'stripes_ab'):.2f}; without the pool "
+        f"least squares end at {mean(no_pool, 'truth_ab'):.2f} with stripes of {mean(no_pool, 'stripes_ab'):.2f}. "
+    )
+    clear = [
+        name
+        for name, found in (("the objectives", cross), ("the pool", no_pool))
+        if differ(full, found, "truth_ab")
+    ]
+    return (
+        words
+        + (
+            f"In the distance to the truth the seeds tell {' and '.join(clear)} apart. "
+            if clear
+            else "In the distance to the truth these differences are no larger than those between seeds: at this length neither choice "
+            "is shown to be better, and the case for least squares rests on the gradients and on the authors' word. "
+        )
+        + (
+            "What the objectives do change is how sure the discriminator is at the end: "
+            f"the lead of real over translated zebras is {lead(full):.2f} with least squares (outputs aim at 0 and 1) and "
+            f"{lead(cross):.2f} with cross entropy (outputs are logits)."
+        )
+    )
+
+
+def lead(found: Found) -> float:
+    """How far the discriminator of b marks real pictures above translations, at the end of the training."""
+    return mean(found, "d_b_real") - mean(found, "d_b_fake")
+
+
+def weight_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
+    """Scores over the cycle weight for charts.by_level: panel -> "" -> weight -> a value for each seed."""
+    titles = {"stripes": "stripes_ab", "cycle error": "cycle_aba", "generator's adversarial loss": "g_ab"}
+    return {title: {"": by_weight(run, score)} for title, score in titles.items()}
+
+
+def by_weight(run: Run, score: str) -> dict[float, list[float]]:
+    rows = run.metrics["rows"]
+    return {
+        weight: [row[score] for row in rows if row["variant"] == name]
+        for weight, name in WEIGHTS.items()
+        if any(row["variant"] == name for row in rows)
+    }
+
+
+def weights_in_words(run: Run) -> str:
+    """What the cycle weight buys and costs."""
+    cases = of(run)
+    light, full, heavy = (cases[name] for name in ("cycle weight 0.1", "full", "cycle weight 100"))
+    stripes = {weight: mean(cases[name], "stripes_ab") for weight, name in WEIGHTS.items()}
+    best = max(stripes, key=stripes.get)
+    words = (
+        f"From weight 0.1 over 10 to 100 the cycle error goes from {mean(light, 'cycle_aba'):.2f} over {mean(full, 'cycle_aba'):.2f} "
+        f"to {mean(heavy, 'cycle_aba'):.2f}, and the generator's adversarial loss from {mean(light, 'g_ab'):.2f} over "
+        f"{mean(full, 'g_ab'):.2f} to {mean(heavy, 'g_ab'):.2f}, where 1 means that the discriminator rejects everything. Stripes on "
+        f"the animals are {stripes[0.1]:.2f}, {stripes[10.0]:.2f} and {stripes[100.0]:.2f}; they are most at weight {best:g}. "
+    )
+    return words + (
+        "Both ends fail, each in its own way: too light, pictures lose their input; too heavy, the discriminator is no longer "
+        "listened to."
+        if mean(light, "cycle_aba") > mean(heavy, "cycle_aba") and mean(heavy, "g_ab") > mean(light, "g_ab")
+        else "Here the trade was not as clean as expected: read the three panels together."
+    )
+
+
+def others_in_words(run: Run) -> str:
+    """Other networks and objectives beside the homework's."""
+    cases = of(run)
+    full, unet, picture = (cases[name] for name in ("full", "U-Net generator", "whole-picture discriminator"))
+    siamese, alone = (
+        cases[name] for name in ("siamese in place of the cycle loss", "siamese without discriminator")
+    )
+    hinge = cases["hinge"]
+    words = (
+        f"The U-Net's error there and back is {mean(unet, 'cycle_aba'):.2f} against {mean(full, 'cycle_aba'):.2f} of the ResNet, "
+        f"and it changes the background by {mean(unet, 'background_ab'):.2f} against {mean(full, 'background_ab'):.2f}"
+        + (
+            ": its skip connections carry the input's detail past the bottleneck. "
+            if mean(unet, "background_ab") < mean(full, "background_ab")
+            else ". "
+        )
+    )
+    words += (
+        f"With a whole-picture discriminator the stripes are {mean(picture, 'stripes_ab'):.2f}, with hinge "
+        f"{mean(hinge, 'stripes_ab'):.2f}, with patches and least squares {mean(full, 'stripes_ab'):.2f}. At 32 pixels a "
+        "patch of 70 sees the whole picture, so this compares two networks, and not local with global judgement. "
+    )
+    return words + (
+        f"The siamese network with a discriminator, and no cycle loss and no way back, gives stripes of "
+        f"{mean(siamese, 'stripes_ab'):.2f} and changes the background by {mean(siamese, 'background_ab'):.2f} (no cycle loss at "
+        f"all: {mean(cases['no cycle loss'], 'background_ab'):.2f}). Without a discriminator the stripes are "
+        f"{mean(alone, 'stripes_ab'):.2f}: "
+        + (
+            "nothing tells the translator what a zebra looks like."
+            if mean(alone, "stripes_ab") < 0.1
+            else "and yet nothing told the translator what a zebra looks like; look at the pictures before the number."
+        )
+    )
+
+
+def outputs(count: int = 161) -> np.ndarray:
+    """Outputs of a discriminator at which objectives are compared, float64 (count,)."""
+    return torch.linspace(-4, 4, count, dtype=torch.float64).numpy()
+
+
+def gradients_in_words(gradients: dict[str, np.ndarray]) -> str:
+    """How hard the objectives pull at both ends of ablations.gradient_by_logit, at outputs of -4 and 4."""
+    saturating, least, cross, hinge = (
+        np.abs(gradients[name]) for name in ("saturating", "least_squares", "cross_entropy", "hinge")
+    )
+    return (
+        f"Where the discriminator rejects a translation with certainty (output -4), the cross entropy of the minimax game pulls "
+        f"with {saturating[0]:.3f}, its non-saturating form with {cross[0]:.3f}, hinge with {hinge[0]:.0f} and least squares with "
+        f"{least[0]:.0f}. Where it is wrongly convinced (output 4), the non-saturating form pulls with {cross[-1]:.3f} and least "
+        f"squares with {least[-1]:.0f}, back towards the output that real pictures have."
+    )

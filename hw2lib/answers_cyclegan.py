@@ -1,0 +1,147 @@
+"""The written answers of section 1.2, as hw2lib.answers_ablations: what the training on photographs says, and what it hides."""
+
+from hw2lib.answers_ablations import differ, lead, mean, of
+from hw2lib.runs import Run
+from hw2lib.study import seeds_in_words, spread
+
+BALANCES = {"discriminator every 3rd step": 1 / 3, "full": 1.0, "3 discriminator steps": 3.0}
+
+
+def balance_rows(run: Run) -> list[dict[str, str]]:
+    """How the generator's loss follows the discriminator's updates."""
+    cases = of(run)
+    return [
+        {
+            "discriminator updates a step": "1/3" if updates < 1 else f"{updates:g}",
+            "G's adversarial loss": spread(cases[name]["g_ab"], 2),
+            "D's loss": spread(cases[name]["d_b"], 2),
+            "D(real)": spread(cases[name]["d_b_real"], 2),
+            "D(translated)": spread(cases[name]["d_b_fake"], 2),
+        }
+        for name, updates in BALANCES.items()
+    ]
+
+
+def balance_in_words(run: Run, early: dict[str, float], late: dict[str, float]) -> str:
+    """Who is winning, by the small trainings and by the first and last tenth of the real one (verdicts)."""
+    cases = of(run)
+    few, many = cases["discriminator every 3rd step"], cases["3 discriminator steps"]
+    words = (
+        f"With more updates of the discriminator, from one in three steps to three a step, the generator's loss goes from "
+        f"{mean(few, 'g_ab'):.2f} to {mean(many, 'g_ab'):.2f}, and the lead of real over translated pictures from "
+        f"{lead(few):.2f} to {lead(many):.2f}"
+        + (
+            f": the loss rises because the opponent got stronger. The stripes go from {mean(few, 'stripes_ab'):.2f} to "
+            f"{mean(many, 'stripes_ab'):.2f} meanwhile, so that a high loss need not mean a bad picture. "
+            if mean(many, "g_ab") > mean(few, "g_ab") and lead(many) > lead(few)
+            else ". "
+        )
+    )
+    then, now = (end["d_b_real"] - end["d_b_fake"] for end in (early, late))
+    if late["g_ab"] > early["g_ab"]:
+        words += (
+            f"In the run of this section the loss of the generator into B rose from {early['g_ab']:.2f} to {late['g_ab']:.2f} while "
+            f"its discriminator's fell from {early['d_b']:.2f} to {late['d_b']:.2f} and its lead went from {then:.2f} to {now:.2f}. "
+        )
+    else:
+        words += f"In the run of this section the loss of the generator into B did not rise ({early['g_ab']:.2f} to {late['g_ab']:.2f}). "
+    return words + (
+        "Balance would be a generator's loss of 0.25 and outputs of 0.5; a generator that is too strong would drive its own loss "
+        "towards 0. The curves do not tell how good the pictures are: that takes the scores below."
+    )
+
+
+def directions_in_words(run: Run, cards: dict[str, dict], name: str) -> str:
+    """Which direction is easier: by the real run's distances, and by the drawn domains."""
+    full = of(run)["full"]
+    words, there, back = "", cards["b"][name], cards["a"][name]
+    if "kd_closed" in there:
+        by = [("KD", "kd_closed"), ("FD", "fd_closed")]
+        words = "Of the gap between doing nothing and real pictures, " + " and ".join(
+            f"{there[key]:.0%} is closed from A to B and {back[key]:.0%} from B to A by {title}"
+            for title, key in by
+        )
+        agree = len({there[key] > back[key] for _, key in by}) == 1
+        words += (
+            ". "
+            if agree
+            else ": the two distances disagree, so no direction is shown to be the better learnt. "
+        )
+    return words + (
+        f"On drawn pictures, where the truth is known, translations end {mean(full, 'truth_ab'):.2f} from it from horse to zebra and "
+        f"{mean(full, 'truth_ba'):.2f} from zebra to horse, {seeds_in_words(run)}"
+        + (
+            ": there taking stripes away is the easier task. A coat without stripes is one smooth colour, while stripes have to be "
+            "invented where the input has nothing."
+            if differ({"x": full["truth_ab"]}, {"x": full["truth_ba"]}, "x")
+            and mean(full, "truth_ba") < mean(full, "truth_ab")
+            else ": seeds do not tell the two apart."
+        )
+    )
+
+
+def directions_verdict(cards: dict[str, dict], name: str) -> tuple[str, str]:
+    """Verdict and reason on the claim that a to b is the better learnt direction."""
+    there, back = cards["b"][name], cards["a"][name]
+    if "kd_closed" not in there:
+        better = there["truth"] < back["truth"]
+        words = f"{there['truth']:.2f} from the truth there, {back['truth']:.2f} on the way back."
+        return ("so here" if better else "not so here"), words
+    leads = [there[key] > back[key] for key in ("kd_closed", "fd_closed")]
+    words = f"{there['kd_closed']:.0%} of the gap closed against {back['kd_closed']:.0%} by KD, {there['fd_closed']:.0%} against "
+    words += f"{back['fd_closed']:.0%} by FD."
+    return ("so here" if all(leads) else "not so here" if not any(leads) else "depends on the measure"), words
+
+
+def in_short(cards: dict[str, dict], name: str, epochs: int, a: str, b: str) -> str:
+    """The run in one sentence, for the report's summary."""
+    there, back = cards["b"][name], cards["a"][name]
+    if "kd_closed" not in there:
+        return (
+            f"**CycleGAN**, epochs: {epochs}, on drawn pictures: translations differ from the true counterparts by {there['truth']:.3f} "
+            f"({a} to {b}) and {back['truth']:.3f} (back), untouched inputs by {cards['b']['doing nothing']['truth']:.3f}."
+        )
+    words = f"**CycleGAN**, {epochs} epochs of photographs: of the gap between doing nothing and real pictures {there['kd_closed']:.0%} is closed "
+    words += f"from {a} to {b} and {back['kd_closed']:.0%} back (kernel distance)"
+    if "zebra" in there:
+        words += (
+            f"; an ImageNet classifier calls {there['zebra']:.1%} of the translated {a}s zebra, "
+            f"{cards['b']['real pictures']['zebra']:.1%} of real {b}s and {cards['b']['doing nothing']['zebra']:.1%} of untouched {a}s"
+        )
+    return words + "."
+
+
+def hidden_rows(found: dict[str, dict[str, float]]) -> list[dict[str, str]]:
+    """ablations.hidden_information as the rows of a table."""
+    still = found["nothing"]["cycle"]
+    return [
+        {
+            "disturbance of the translation": name.replace(
+                "noise ", "noise, deviation in grey levels: "
+            ).replace("JPEG ", "JPEG, quality: "),
+            "change of the translation": f"{row['difference']:.3f}",
+            "error there and back": f"{row['cycle']:.3f}",
+            "rise of the error": f"{row['cycle'] - still:.3f}" if name != "nothing" else "",
+        }
+        for name, row in found.items()
+    ]
+
+
+def hidden_in_words(found: dict[str, dict[str, float]]) -> str:
+    """What the rise of the cycle error says of what is hidden."""
+    still = found["nothing"]["cycle"]
+    worst = max((name for name in found if name != "nothing"), key=lambda name: found[name]["cycle"] - still)
+    row = found[worst]
+    rise = row["cycle"] - still
+    return (
+        f"The disturbance that hurts most ({worst}) changes the translation by {row['difference']:.3f} and raises the error of "
+        f"what comes back by {rise:.3f}, from {still:.3f}. "
+        + (
+            "The way back thus loses more than the translation lost: it rests in part on a pattern too faint to see, as Chu et al. "
+            "found. "
+            if rise > row["difference"]
+            else "The way back loses less than the translation did, so that at this size and length of training the faint pattern "
+            "that Chu et al. describe carries at most a small part of the picture. "
+        )
+        + "A low cycle loss is no proof of a faithful translation either way."
+    )

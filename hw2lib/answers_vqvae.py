@@ -1,0 +1,358 @@
+"""Part 2's written answers: tables and sentences made of what was measured, and of nothing else (see answers_ablations)."""
+
+import math
+import statistics
+
+from hw2lib import collapse
+from hw2lib.runs import Run
+from hw2lib.study import by_case, rows, seeds_in_words, spread
+
+RATIOS = {0.2: "1 update of D in 5 steps", 1.0: "1 a step", 5.0: "5 a step"}
+CODEBOOKS = {"gradient": "learnt by its loss", "ema": "of moving averages"}
+
+
+def values(run: Run, over: str, score: str, **fixed) -> dict[float, list[float]]:
+    """level of `over` -> a value for each seed, of the cases in which `fixed` holds, for charts.by_level."""
+    found: dict[float, list[float]] = {}
+    for row in rows(run):
+        if all(row[name] == value for name, value in fixed.items()):
+            found.setdefault(row[over], []).append(row[score])
+    return found
+
+
+# ---- posterior collapse
+
+
+def linear_kls(run: Run) -> tuple[dict[float, list[float]], dict[float, list[float]]]:
+    """KL of each latent by noise variance: measured means, and the formula at many variances (charts.linear_collapse)."""
+    latents = len(run.config["settings"]["eigenvalues"])
+    measured = {
+        sigma2: [found[f"kl_{place}"]["mean"] for place in range(1, latents + 1)]
+        for (sigma2,), found in by_case(run).items()
+    }
+    least, most = math.log(min(measured)), math.log(max(measured))
+    many = [math.exp(least + (most - least) * step / 200) for step in range(201)]
+    return measured, {sigma2: collapse.analytic_kl(sigma2) for sigma2 in many}
+
+
+def linear_in_words(run: Run) -> str:
+    """How the linear VAE's active latents agree with the formula."""
+    found = rows(run)
+    eigenvalues = run.config["settings"]["eigenvalues"]
+    agree = sum(row["active"] == row["analytic_active"] for row in found)
+    off = max(
+        abs(row[f"kl_{n}"] - row[f"analytic_kl_{n}"]) for row in found for n in range(1, len(eigenvalues) + 1)
+    )
+    counts = {row["sigma2"]: row["active"] for row in found}
+    return (
+        f"The covariance of the data has the eigenvalues {', '.join(f'{value:g}' for value in eigenvalues)}. With noise "
+        f"variances of {', '.join(f'{sigma2:g}' for sigma2 in counts)} the trained linear VAE keeps "
+        f"{', '.join(str(count) for count in counts.values())} latents active: in {agree} of {len(found)} trainings "
+        f"({seeds_in_words(run)}) as many as there are eigenvalues above the noise variance. No KL divergence is farther than "
+        f"{off:.1g} nats from the formula. The decoder is a matrix of {len(eigenvalues) ** 2} numbers, and at the largest noise "
+        f"variance it ignores {'every latent' if min(counts.values()) == 0 else 'most latents'}: no power is needed."
+    )
+
+
+def power_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
+    """What a stronger decoder leaves to z, over k, for charts.by_level."""
+    return {
+        "KL, nats a picture": {"": values(run, "k", "kl")},
+        "loss if z is another picture's": {"": values(run, "k", "shuffled")},
+        "active latents": {"": values(run, "k", "active")},
+    }
+
+
+def power_in_words(run: Run) -> str:
+    """What decoders that see more pixels leave to z, and what they can still draw."""
+    cases = {k: found for (k,), found in by_case(run).items()}
+    weak, strong = cases[min(cases)], cases[max(cases)]
+    bound = {k: found["true_nll_without_z"]["mean"] - found["true_nll"]["mean"] for k, found in cases.items()}
+    return (
+        f"From a decoder that sees no other pixel to one that sees all before its own (k = {min(cases)} to {max(cases)}), the KL "
+        f"divergence goes from {weak['kl']['mean']:.2f} to {strong['kl']['mean']:.2f} nats a picture, and giving it another "
+        f"picture's z costs {weak['shuffled']['mean']:.2f} and then {strong['shuffled']['mean']:.2f} nats. The decoders differ "
+        f"little in size ({weak['decoder_parameters']['mean']:,.0f} and {strong['decoder_parameters']['mean']:,.0f} weights in "
+        "use): what counts is what they see, and not how many weights they have. To a perfect decoder z is worth "
+        f"{bound[min(cases)]:.2f} nats at k = {min(cases)} and {bound[max(cases)]:.2f} at k = {max(cases)}. And the collapsed model "
+        f"is no poor model: its bound on -log p(x) is {-strong['elbo']['mean']:.2f} nats a picture, that of the one that uses z "
+        f"{-weak['elbo']['mean']:.2f}, and the best possible {strong['true_nll']['mean']:.2f} ({seeds_in_words(run)})."
+    )
+
+
+# ---- mode collapse
+
+
+def ring_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
+    """Modes, samples near a mode and the generator's loss over the discriminator's width, a line for each pace."""
+    titles = {
+        "modes covered, of 8": "modes",
+        "share of samples near a mode": "near",
+        "generator's loss": "g_loss",
+    }
+    paces = {
+        case["ratio"]: RATIOS.get(case["ratio"], f"{case['ratio']:g} a step") for case in run.config["cases"]
+    }
+    return {
+        title: {label: values(run, "width", score, ratio=ratio) for ratio, label in paces.items()}
+        for title, score in titles.items()
+    }
+
+
+def ring_in_words(run: Run) -> str:
+    """Which discriminators lose modes."""
+    cases = by_case(run)
+    widths, ratios = (sorted({key[place] for key in cases}) for place in (0, 1))
+    one = 1.0 if 1.0 in ratios else ratios[0]
+    covered = ", ".join(f"{cases[width, one]['modes']['mean']:.1f}" for width in widths)
+    near = ", ".join(f"{cases[width, one]['near']['mean']:.2f}" for width in widths)
+    lost = [row for row in rows(run) if row["width"] == max(widths)]
+    fewer = sum(row["modes"] < 8 for row in lost)
+    wide, losses = max(widths), [cases[width, one]["g_loss"]["mean"] for width in widths]
+    return (
+        f"At one update a step, discriminators of width {', '.join(map(str, widths))} end with {covered} modes on average "
+        f"({seeds_in_words(run)}) and {near} of the samples near one. The narrowest has too little capacity to hold eight modes. "
+        f"But of the {len(lost)} trainings with the widest ({wide}), at any pace, {fewer} lose modes too, although it has "
+        f"{cases[wide, one]['parameters']['mean']:,.0f} weights and the narrowest {cases[widths[0], one]['parameters']['mean']:,.0f}. "
+        f"The generator's loss goes from {losses[0]:.2f} at the narrowest to {losses[-1]:.2f} at the widest: the stronger the "
+        "discriminator, the higher."
+    )
+
+
+# ---- the terms of the loss
+
+
+def gradient_rows(facts: dict[str, float]) -> list[dict[str, str]]:
+    """codebooks.gradient_facts as a table: a term a row, a part of the network a column."""
+    terms = ("reconstruction", "codebook", "commitment")
+    return [
+        {"gradient of the term": term}
+        | {
+            f"in the {part}": "0" if facts[f"{term}_{part}"] == 0 else f"{facts[f'{term}_{part}']:.3g}"
+            for part in ("encoder", "codebook", "decoder")
+        }
+        for term in terms
+    ]
+
+
+def terms_rows(run: Run) -> list[dict[str, str]]:
+    """The study codebooks.terms as a table: a row for each codebook and removed term."""
+    return [
+        {"codebook": CODEBOOKS[codebook], "term removed": removed}
+        | {
+            "NMSE": spread(found["test_nmse"], 3),
+            "perplexity": spread(found["test_perplexity"], 0),
+            "codes used": spread(found["test_codes_used"], 0),
+            "size of z_e": size_in_words(found["encoder_rms"]),
+        }
+        for (codebook, removed), found in by_case(run).items()
+    ]
+
+
+def size_in_words(found: dict[str, float]) -> str:
+    """A mean over many orders of magnitude: three digits, and the spread as least to greatest."""
+    if found["count"] == 1 or found["max"] < 2 * found["min"]:
+        return f"{found['mean']:.3g}"
+    return f"{found['min']:.3g} to {found['max']:.3g}"
+
+
+def terms_in_words(run: Run) -> str:
+    """What each removed term does to the codec."""
+    cases = by_case(run)
+    nmse = {name: found["test_nmse"]["mean"] for name, found in cases.items()}
+    size = {name: size_in_words(found["encoder_rms"]) for name, found in cases.items()}
+    plain, stuck, none = (("gradient", removed) for removed in ("nothing", "codebook", "reconstruction"))
+    averages, stopped, unbound = (("ema", removed) for removed in ("nothing", "codebook", "commitment"))
+    words = (
+        f"Without the reconstruction term the decoder stays as it was and the NMSE at {nmse[none]:.2f}; 1 is the mean picture. "
+        f"Without the codebook term a learnt codebook stays where it began: the NMSE is {nmse[stuck]:.3f} instead of {nmse[plain]:.3f}, "
+        f"and the outputs of the encoder have the size {size[stuck]} instead of {size[plain]}. With averages that term is absent by "
+        f"design, at an NMSE of {nmse[averages]:.3f}; if the averages, which do its work, are stopped instead, it is "
+        f"{nmse[stopped]:.3f}: two codebooks that do not move are one. "
+    )
+    worse = [
+        (name, nmse[codebook, "commitment"], nmse[codebook, "nothing"])
+        for codebook, name in CODEBOOKS.items()
+        if nmse[codebook, "commitment"] > nmse[codebook, "nothing"]
+    ]
+    words += (
+        f"Without the commitment term the outputs of the encoder grow, to a size of {size['gradient', 'commitment']} with the learnt "
+        f"codebook and of {size[unbound]} with averages ({size[averages]} with it), and no codebook can follow. "
+        if cases[unbound]["encoder_rms"]["min"] > cases[averages]["encoder_rms"]["max"]
+        else "Without the commitment term the outputs of the encoder did not grow here. "
+    )
+    return words + (
+        "The error is larger without it for "
+        + " and for ".join(
+            f"{name} ({without:.3f} against {with_it:.3f})" for name, without, with_it in worse
+        )
+        + "."
+        if worse
+        else "In so short a training the error is no larger without it."
+    )
+
+
+def commitment_verdict(run: Run) -> tuple[str, str]:
+    """Verdict and reason on the claim that removing the commitment term harms the encoder."""
+    cases = by_case(run)
+    pairs = [(cases[codebook, "commitment"], cases[codebook, "nothing"]) for codebook in CODEBOOKS]
+    grown = all(without["encoder_rms"]["mean"] > with_it["encoder_rms"]["mean"] for without, with_it in pairs)
+    worse = [without["test_nmse"]["mean"] > with_it["test_nmse"]["mean"] for without, with_it in pairs]
+    reason = "its outputs grow, and codes cannot follow" if grown else "here its outputs did not grow"
+    if all(worse):
+        return ("right" if grown else "half right"), reason + "."
+    error = (
+        "for one of the two codebooks the error is not larger"
+        if any(worse)
+        else "in a short training the error is no larger"
+    )
+    return "half right", f"{reason}; {error}."
+
+
+# ---- the start of the codebook
+
+
+def starts_rows(run: Run) -> list[dict[str, str]]:
+    """The study codebooks.starts as a table, with the perplexity on the way."""
+    return [
+        {"start": start}
+        | {
+            f"perplexity at {at}": spread(found[f"perplexity_at_{at}"], 1)
+            for at in (100, 500)
+            if f"perplexity_at_{at}" in found
+        }
+        | {
+            "NMSE": spread(found["test_nmse"], 3),
+            "perplexity": spread(found["test_perplexity"], 0),
+            "codes used": spread(found["test_codes_used"], 0),
+        }
+        for (start,), found in by_case(run).items()
+    ]
+
+
+def starts_in_words(run: Run) -> str:
+    """Which of the two remedies does what."""
+    cases = {start: found for (start,), found in by_case(run).items()}
+    used = {start: found["test_codes_used"]["mean"] for start, found in cases.items()}
+    nmse = {start: found["test_nmse"]["mean"] for start, found in cases.items()}
+    neither, start, restart, both, noise = cases
+    return (
+        f"With neither remedy {used[neither]:.0f} codes are in use after {run.config['settings']['updates']:,} updates, with the k-means "
+        f"start {used[start]:.0f}, with restarts {used[restart]:.0f}, with both {used[both]:.0f}; the NMSE is {nmse[neither]:.3f}, "
+        f"{nmse[start]:.3f}, {nmse[restart]:.3f} and {nmse[both]:.3f}. The averages that begin as noise, as in the best-known "
+        f"notebook, end with {used[noise]:.0f} codes and an NMSE of {nmse[noise]:.3f}. "
+        + (
+            "So either remedy alone cures most of the collapse."
+            if min(used[start], used[restart]) > 2 * used[neither]
+            else "So one remedy alone is not enough."
+            if used[both] > 1.2 * max(used[start], used[restart])
+            else "Here the remedies make less of a difference than is said."
+        )
+    )
+
+
+# ---- other quantizers
+
+
+def quantizer_rows(run: Run) -> list[dict[str, str]]:
+    """The study codebooks.other_quantizers as a table."""
+    names = {"EMA": "ours, moving averages", "gradient": "ours, learnt by its loss"}
+    return [
+        {"quantizer": names.get(name, name)}
+        | {
+            "NMSE": spread(found["test_nmse"], 3),
+            "perplexity": spread(found["test_perplexity"], 0),
+            "codes used": spread(found["test_codes_used"], 0),
+        }
+        for (name,), found in sorted(by_case(run).items(), key=lambda item: -item[1]["test_nmse"]["mean"])
+    ]
+
+
+def quantizers_in_words(run: Run) -> str:
+    """How the newer quantizers compare."""
+    cases = {name: found for (name,), found in by_case(run).items()}
+    order = sorted(cases, key=lambda name: cases[name]["test_nmse"]["mean"])
+    best, ours = order[0], cases["EMA"]["test_nmse"]
+    codes = run.config["settings"]["config"]["num_codes"]
+    words = (
+        f"The least error after {run.config['settings']['updates']:,} updates has {best} ({cases[best]['test_nmse']['mean']:.3f}), ours with "
+        f"averages has {ours['mean']:.3f}. FSQ, which has no codebook to collapse, uses {cases['FSQ']['test_codes_used']['mean']:.0f} of "
+        f"{codes} codes, SimVQ {cases['SimVQ']['test_codes_used']['mean']:.0f}, ours {cases['EMA']['test_codes_used']['mean']:.0f}. "
+    )
+    return words + (
+        "Published gains of the newer ones are for codebooks of thousands of codes; at this size a well-started plain codebook "
+        + (
+            "is not beaten."
+            if best in ("EMA", "gradient")
+            else "is not far behind, or ahead of, them, as the table says."
+        )
+    )
+
+
+# ---- the curves of the long run
+
+
+def enough_in_words(epochs: list[dict[str, float]]) -> str:
+    """Was the training long enough: the change of the test NMSE over the last epochs, an epoch a row."""
+    tail = [row["test_nmse"] for row in epochs[-max(2, len(epochs) // 4) :]]
+    vq = [row["test_vq"] for row in epochs]
+    words = ""
+    if len(tail) > 1:
+        slope = statistics.linear_regression(range(len(tail)), tail).slope
+        words = (
+            f"Over the last {len(tail)} epochs the test NMSE moved by {slope:+.1e} an epoch (a line fitted through them)"
+            + (", that is, not down any more. " if slope >= 0 else ", still a little down. ")
+            + f"The VQ loss is {'rising' if vq[-1] > vq[0] else 'falling'}, from {vq[0]:.2g} after the first epoch to {vq[-1]:.2g}. "
+        )
+    return words + (
+        "That is the end of the schedule and no convergence: the learning rate has run out at the last update, wherever that is "
+        "put. Enough for this schedule it was; whether a longer one would do better, this run cannot say."
+    )
+
+
+def uses_in_words(by_batch: dict[int, float], used: int, codes: int) -> str:
+    """Perplexity as what it is, from one model's codes counted over sets of several sizes."""
+    sizes = sorted(by_batch)
+    counted = ", ".join(f"{by_batch[size]:.0f} in batches of {size:,}" for size in sizes[:-1])
+    return (
+        f"The same codes of the same model have a perplexity of {counted} pictures, and {by_batch[sizes[-1]]:.0f} over all "
+        f"{sizes[-1]:,}; and {used} of {codes} codes occur. The share in use is thus {used / codes:.0%}, and the perplexity "
+        f"{by_batch[sizes[-1]] / codes:.0%} of K: two numbers for two questions."
+    )
+
+
+def maps_in_words(found: dict[str, dict]) -> str:
+    """What experiments.map_numbers says of islands and of trustworthiness."""
+    few, many = min(found["noise"]), max(found["noise"])
+
+    def all_of(score: str, digits: int, n: int) -> str:
+        return ", ".join(f"{by_n[n][score]:.{digits}f} for the {name}" for name, by_n in words.items())
+
+    words = {"codebook": found["codebook"], "shuffled numbers": found["shuffled"], "noise": found["noise"]}
+    return (
+        f"Islands are no proof of structure ({{fig:vqvae-umap}}). Clusters of points (DBSCAN, within four times the median distance "
+        f"of nearest neighbours) at n_neighbors {few}: {all_of('islands', 0, few)}; at {many}: {all_of('islands', 0, many)}. What "
+        "tells a codebook from its controls is whether neighbours on the map are neighbours in the codebook, the trustworthiness: "
+        f"{all_of('trustworthiness', 2, few)} at {few}, and {all_of('trustworthiness', 2, many)} at {many}."
+    )
+
+
+def in_short(
+    last: dict[str, float],
+    known: dict[str, dict],
+    card: dict[str, dict],
+    epochs: int,
+    pictures: int,
+    bits: float,
+) -> str:
+    """The codec and its prior in one sentence, for the report's summary."""
+    uniform, seen = (
+        next(row["nats"] for name, row in known.items() if name.startswith(start))
+        for start in ("nothing", "all")
+    )
+    return (
+        f"**VQ-VAE**, epochs: {epochs}. NMSE {last['test_nmse']:.4f} ({last['test_psnr']:.2f} dB) on {pictures:,} test pictures at "
+        f"{bits:.0f} bits a picture, perplexity {last['test_perplexity']:.0f}. A prior over the codes makes a code {uniform - seen:.2f} nats "
+        f"cheaper than a uniform guess, and its new pictures close {card['new pictures']['kd_closed']:.0%} of the gap between codes "
+        "without a prior and real pictures (kernel distance)."
+    )
