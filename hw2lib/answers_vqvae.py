@@ -87,7 +87,7 @@ def ring_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
     """Modes, samples near a mode and the generator's loss over the discriminator's width, a line for each pace."""
     titles = {
         "modes covered, of 8": "modes",
-        "share of samples near a mode": "near",
+        "samples near a mode": "near",
         "generator's loss": "g_loss",
     }
     paces = {

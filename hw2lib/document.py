@@ -267,7 +267,8 @@ def provenance_section(notebooks: dict[str, NotebookNode]) -> list[str]:
     facts = [_note(output)["provenance"] for _, output in _shown(notebooks) if "provenance" in _note(output)]
     if not facts:
         return []
-    names = list(dict.fromkeys(["run", *(name for found in facts for name in found)]))  # JSON sorts them
+    names = list(dict.fromkeys(name for found in facts for name in found))
+    names.sort(key=lambda name: name != "run")  # JSON sorts by name
     same = [name for name in names if len(facts) > 1 and len({found.get(name) for found in facts}) == 1]
     rows = [{name: found.get(name, "") for name in names if name not in same} for found in facts]
     common = "; ".join(f"{name}: {facts[0][name]}" for name in same)

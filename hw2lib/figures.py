@@ -145,7 +145,7 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
     """
     columns = list(maps["codebook"])
     figure, grid = plt.subplots(
-        len(maps), len(columns), figsize=(7.0, 2.45 * len(maps)), layout="constrained", squeeze=False
+        len(maps), len(columns), figsize=(7.0, 2.2 * len(maps)), layout="constrained", squeeze=False
     )
     for row, (name, by_neighbours) in zip(grid, maps.items(), strict=True):
         for axes, n_neighbors in zip(row, columns, strict=True):

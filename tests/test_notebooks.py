@@ -23,13 +23,18 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KINDS = {"01_cyclegan": parameters.CycleGANParameters, "02_vqvae": parameters.VQVAEParameters}
 PRESETS = sorted((ROOT / "notebooks" / "presets").glob("*/*.yaml"))
 BIN = Path(sys.executable).parent
+ONE = ("ablation-losses", "objective-gradients", "ablation-weights", "ablation-networks")
+TWO = ("collapse-linear", "collapse-power", "collapse-ring")
 CYCLEGAN = ("data", "curves", "ab", "ba", "merit-ab", "merit-ba", "epochs", "scores")
-VQ = ("data", "curves", "reconstructions", "codes", "use", "umap")
-PRIOR = ("curves", "filling", "samples", "temperature", "neighbours", "completions")
+VQ = ("curves", "reconstructions", "codes", "use", "umap")
+PRIOR = ("fields", "curves", "filling", "samples", "temperature", "neighbours", "completions")
 FIGURES = [
-    f"{part}-{name}"
-    for part, names in (("cyclegan", CYCLEGAN), ("vqvae", VQ), ("prior", PRIOR))
-    for name in names
+    *ONE,
+    *(f"cyclegan-{name}" for name in CYCLEGAN),
+    *TWO,
+    "vqvae-data",
+    *(f"prior-{name}" for name in PRIOR),
+    *(f"vqvae-{name}" for name in VQ),
 ]
 
 
@@ -60,7 +65,10 @@ def papermill(*words, runs, notebook="02_vqvae"):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
 def test_notebooks_are_clean(path):
-    """In git a notebook has no outputs, no execution counts, the kernel python3, short cells and a small file."""
+    """In git a notebook has no outputs, no execution counts, the kernel python3, short cells and a small file.
+
+    Only the parameters, a line each, may be more than 20.
+    """
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
@@ -70,7 +78,7 @@ def test_notebooks_are_clean(path):
         if cell.cell_type == "code":
             assert not cell.outputs
             assert cell.execution_count is None
-            assert len(cell.source.splitlines()) <= 20
+            assert len(cell.source.splitlines()) <= 20 or cell.metadata.get("tags") == ["parameters"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=named)

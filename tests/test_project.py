@@ -68,11 +68,18 @@ def published():
 
 @pytest.mark.parametrize("path", published(), ids=lambda path: path.parent.name)
 def test_published_results_are_whole(path):
-    """Published results come from a finished run of a known commit and agree with their own history."""
+    """Published results come from a finished run of a known commit and agree with their own history, or have every case."""
     provenance = json.loads((path.parent / "provenance.json").read_text())
     assert re.fullmatch(r"[0-9a-f]{40}", provenance["commit"])
     assert provenance["ended"] > provenance["started"]
     config = json.loads((path.parent / "config.json").read_text())
+    assert not provenance["dirty"]
+    if "cases" in config:
+        rows = json.loads(path.read_text())["rows"]
+        assert [
+            {name: row[name] for name in case} for row, case in zip(rows, config["cases"], strict=True)
+        ] == config["cases"]
+        return
     steps = list(csv.DictReader((path.parent / "history.csv").open()))
     assert [int(float(row["step"])) for row in steps] == list(range(1, config["steps"] + 1))
 

@@ -102,7 +102,12 @@ def notebooks(tmp_path_factory) -> list[Path]:
         ),
         code(DRAWING),
         code("print('only for exploring')", "remove-cell"),
-        code("show.provenance({'seed': 7, 'python': sys.executable, 'device': 'cpu'})"),
+        new_markdown_cell("## Is $x$ small?\n\n### Is it?\n\nPerhaps."),
+        code(
+            "show.claim('1.1', 'It is\\nsmall.', 'half right', 'see {fig:losses}.')\n"
+            "show.result('**It** is 0.25, see {fig:losses}.')"
+        ),
+        code("show.provenance({'part': 'a-1', 'seed': 7, 'python': sys.executable, 'device': 'cpu'})"),
     )
     second = write_notebook(
         folder / "02_other.ipynb",
@@ -110,7 +115,9 @@ def notebooks(tmp_path_factory) -> list[Path]:
         code("size = 8", "parameters"),
         code("from matplotlib import pyplot\nfrom hw2lib import show"),
         code("figure, axes = pyplot.subplots()\nshow.figure(figure, 'the-end', 'The end.', 'Empty axes')"),
-        code("show.table([{'n': '1'}], 'Of the second part.')\nshow.provenance({'seed': 8})"),
+        code(
+            "show.table([{'n': '1'}], 'Of the second part.')\nshow.provenance({'part': 'b-2', 'seed': 8, 'device': 'cpu'})"
+        ),
     )
     preset(first, "tiny", epochs=2)
     preset(second, "tiny", size=16)
@@ -140,9 +147,9 @@ def positions(text: str, *pieces: str) -> list[int]:
 def test_order(markdown):
     """The report goes title, contents, part by part in the order of the notebooks, provenance."""
     order = positions(
-        markdown, f"# {document.TITLE}", "## Contents", "## Part 1. Pictures: a sample", "### The loss",
-        "](figures/losses.png)", "## Part 2. Codes", "](figures/the-end.png)",
-        "## Provenance", "seed | 7", "seed | 8",
+        markdown, f"# {document.TITLE}", "## In short", "- **It** is", "| half right |", "## Contents", "## Part 1. Pictures: a sample", "### The loss",
+        "](figures/losses.png)", "> **Homework, 1.1:**", "## Part 2. Codes", "](figures/the-end.png)",
+        "## Provenance", "| a-1 |", "| b-2 |",
     )  # fmt: skip
     assert order == sorted(order)
 
@@ -156,9 +163,47 @@ def test_numbers(markdown):
     assert re.findall(r"^\*\*(Table \d+)\.\*\* (.*)$", markdown, re.MULTILINE) == [
         ("Table 1", "Losses, one seed."),
         ("Table 2", "Of the second part."),
-        ("Table 3", "The run `shown` of `01_sample.ipynb`."),
-        ("Table 4", "The run `shown` of `02_other.ipynb`."),
+        ("Table 3", "The runs behind this report."),
     ]
+
+
+def test_provenance(markdown):
+    """A row for each run; what is the same for all is said once, and what only some have is empty for the others."""
+    assert (
+        f"| part | python | seed |\n| :--- | :--- | ---: |\n| a-1 | {sys.executable} | 7 |\n| b-2 |  | 8 |"
+        in markdown
+    )
+    assert "The same for all: device: cpu." in markdown
+
+
+def test_claims(markdown):
+    """A claim stands where it was made, and in the summary with a link to its heading; a result only in the summary."""
+    assert "> **Homework, 1.1:** It is small. **Half right:** see Figure 1." in markdown
+    assert "| 1.1 | It is small. | half right | [Is it?](#is-it) |" in markdown
+    assert markdown.count("is 0.25, see Figure 1.") == 1
+    assert "\n#### Is it?\n" in markdown
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ([], "a claim needs a heading above it"),
+        ([new_markdown_cell("## Twice"), new_markdown_cell("## Twice")], "'Twice' stands there twice"),
+    ],
+)
+def test_claims_need_a_heading_of_their_own(cells, words):
+    """A claim under no heading, or under one that a link could not tell from another, is refused."""
+    claim = {"section": "1", "says": "so", "verdict": "wrong", "why": "no"}
+    notebook = executed(*cells, shown({"text/markdown": "so"}, claim=claim))
+    if not cells:
+        notebook.cells.pop(0)
+    with pytest.raises(ReportError, match=words):
+        document.summary_section({"1.ipynb": notebook}, {})
+
+
+def test_no_claims_no_summary():
+    """A report without results and claims has no summary."""
+    assert document.summary_section({"1.ipynb": executed()}, {}) == []
 
 
 def test_references(markdown):
@@ -208,7 +253,7 @@ def test_contents_links(markdown):
         anchors.add(f"{slug}-{seen[slug]}" if slug in seen else slug)
         seen[slug] = seen.get(slug, 0) + 1
     links = re.findall(r"^ *- \[.*\]\(#(.*)\)$", markdown, re.MULTILINE)
-    assert len(links) == 5
+    assert len(links) == 7
     assert set(links) <= anchors
 
 
@@ -265,7 +310,7 @@ def test_page_figures(built):
     page = Page(built / "report.html")
     assert page.alts == ["A magenta [square] with axes", "Empty axes"]
     assert page.tags.count("figure") == page.tags.count("figcaption") == 2
-    assert page.tags.count("caption") == 4
+    assert page.tags.count("caption") == 3
     assert page.words.count("The end.") == page.words.count("Figure 2. The end.") == 1
 
 

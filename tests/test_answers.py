@@ -1,0 +1,346 @@
+"""The written answers: what is said follows from the numbers, and from the published ones follows the published report."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from hw2lib import ROOT, ablations, charts, collapse, experiments, fields, report, show, verdicts
+from hw2lib import answers_ablations as losses
+from hw2lib import answers_cyclegan as photographs
+from hw2lib import answers_vqvae as codes
+from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
+from hw2lib.runs import Run
+from hw2lib.study import study
+
+
+def a_study(folder, name, settings, rows):
+    """A study of these rows: values that are strings, seeds and what `cases` says name the case."""
+    named = ("variant", "seed", "codebook", "removed", "start", "quantizer", "width", "ratio", "k", "sigma2")
+    cases = [{key: value for key, value in row.items() if key in named} for row in rows]
+    numbers = iter(rows)
+    return study(
+        name, settings, cases, lambda case: {k: v for k, v in next(numbers).items() if k not in case}, folder
+    )
+
+
+SCORES = (
+    "truth_ab",
+    "background_ab",
+    "shift_ab",
+    "stripes_ab",
+    "cycle_aba",
+    "truth_ba",
+    "g_ab",
+    "d_b",
+    "d_b_real",
+    "d_b_fake",
+)
+
+
+def ablated(folder, **changes):
+    """The ablations with 0.5 everywhere but for changes["variant.score"]: the value, or one for each of two seeds."""
+    rows = []
+    for seed in (0, 1):
+        for variant in ablations.ABLATIONS:
+            row = {"variant": variant, "seed": seed} | dict.fromkeys(SCORES, 0.5)
+            for name, value in changes.items():
+                case, score = name.split(".")
+                if case == variant.replace(" ", "_"):
+                    row[score] = value[seed] if isinstance(value, tuple) else value
+            if "siamese" in variant:
+                del row["cycle_aba"], row["truth_ba"]
+            rows.append(row)
+    run = a_study(folder, "ablations", {"steps": 10}, rows)
+    run.add_metrics(
+        "ends",
+        {
+            "doing nothing": dict.fromkeys(SCORES[:4], 0.0),
+            "true counterparts": dict.fromkeys(SCORES[:4], 1.0),
+        },
+    )
+    return run
+
+
+# ---- sentences follow the numbers
+
+
+def test_tables_have_the_ends_the_means_and_the_spread(tmp_path):
+    """Rows go from doing nothing to the true counterparts; what a one-sided model does not have is a dash."""
+    run = ablated(tmp_path, **{"full.truth_ab": (0.2, 0.4)})
+    rows = losses.table(run, ("full", "siamese without discriminator"))
+    assert [row["case"] for row in rows] == [
+        "doing nothing", "full", "siamese without discriminator", "true counterparts",
+    ]  # fmt: skip
+    assert rows[0]["to the truth"] == "0.00"
+    assert rows[1]["to the truth"] == "0.30 ± 0.14"
+    assert rows[2]["there and back"] == "–"
+    assert "2 seeds each" in losses.caption(run, "Some")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"with_identity_loss.background_ab": 0.1}, "So it does have an effect, and a good one"),
+        ({"with_identity_loss.background_ab": (0.1, 0.7)}, "smaller than the differences between seeds"),
+        ({"with_identity_loss.background_ab": 0.9}, "Here the expected effect did not show"),
+        ({"no_cycle_loss.cycle_aba": 0.9}, "what the pictures show is no longer tied to the input"),
+        ({"no_cycle_loss.cycle_aba": (0.9, 0.4)}, "the seeds do not tell the two apart"),
+    ],
+)
+def test_what_losses_are_for_is_read_from_the_numbers(tmp_path, changes, words):
+    """An effect is claimed where all seeds agree, and only then."""
+    assert words in losses.losses_in_words(ablated(tmp_path, **changes))
+
+
+def test_objectives_differ_only_where_all_seeds_agree(tmp_path):
+    """Cross entropy is told apart from least squares by seeds that do not overlap."""
+    assert "neither choice is shown" in losses.objectives_in_words(ablated(tmp_path / "a"))
+    assert "tell the objectives apart" in losses.objectives_in_words(
+        ablated(tmp_path / "b", **{"cross_entropy.truth_ab": 0.9})
+    )
+
+
+def test_weights_fail_at_both_ends_or_not(tmp_path):
+    """The trade is claimed where the light end has the larger cycle error and the heavy one the larger adversarial loss."""
+    changes = {"cycle_weight_0.1.cycle_aba": 0.9}
+    assert "Both ends fail" not in losses.weights_in_words(ablated(tmp_path / "a"))
+    run = ablated(tmp_path / "b", **{"cycle_weight_100.g_ab": 0.9, "cycle_weight_100.cycle_aba": 0.1})
+    assert "Both ends fail" in losses.weights_in_words(run), changes
+    assert losses.by_weight(run, "g_ab")[100.0] == [0.9, 0.9]
+
+
+def test_gradients_in_words_are_the_formulas():
+    """At -4 and 4: sigma(-4) = 0.018, 1 - sigma(-4) = 0.982, 2 |D - 1| = 10 and 6."""
+    said = losses.gradients_in_words(ablations.gradient_by_logit(losses.outputs()))
+    assert re.findall(r"\d+(?:\.\d+)?", said) == ["4", "0.018", "0.982", "1", "10", "4", "0.018", "6"]
+
+
+@pytest.mark.parametrize(
+    ("kd", "fd", "verdict"),
+    [
+        ((0.5, 0.3), (0.4, 0.2), "so here"),
+        ((0.3, 0.5), (0.2, 0.4), "not so here"),
+        ((0.3, 0.5), (0.4, 0.2), "depends on the measure"),
+    ],
+)
+def test_the_easier_direction_is_what_both_distances_say(kd, fd, verdict):
+    """A direction is the better learnt one if both distances say so."""
+    cards = {to: {"last": {"kd_closed": kd[i], "fd_closed": fd[i]}} for i, to in enumerate("ba")}
+    assert photographs.directions_verdict(cards, "last")[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("cycle", "words"),
+    [(0.5, "rests in part on a pattern too faint"), (0.12, "loses less than the translation")],
+)
+def test_hidden_is_what_costs_more_than_it_changes(cycle, words):
+    """Information is hidden where the error rises by more than the translation was changed."""
+    found = {"nothing": {"difference": 0.0, "cycle": 0.1}, "noise 3": {"difference": 0.05, "cycle": cycle}}
+    assert words in photographs.hidden_in_words(found)
+    rows = photographs.hidden_rows(found)
+    assert rows[1]["rise of the error"] == f"{cycle - 0.1:.3f}"
+
+
+def test_a_rise_is_said_to_be_one_only_where_it_is(tmp_path):
+    """The generator's loss rose with its discriminator's lead, or did not."""
+    run = ablated(tmp_path, **{"3_discriminator_steps.g_ab": 0.9, "3_discriminator_steps.d_b_real": 0.9})
+    early, late = (
+        {"g_ab": 0.3, "d_b": 0.2, "d_b_real": 0.6, "d_b_fake": 0.4},
+        {"g_ab": 0.5, "d_b": 0.1, "d_b_real": 0.8, "d_b_fake": 0.2},
+    )
+    assert "the loss rises because the opponent got stronger" in photographs.balance_in_words(
+        run, early, late
+    )
+    assert "rose from 0.30 to 0.50" in photographs.balance_in_words(run, early, late)
+    assert "did not rise (0.50 to 0.30)" in photographs.balance_in_words(run, late, early)
+
+
+TERMS = ("test_nmse", "test_perplexity", "test_codes_used", "encoder_rms")
+
+
+@pytest.mark.parametrize(
+    ("worse", "grown", "verdict"),
+    [
+        ((1, 1), 9.0, "right"),
+        ((1, 0), 9.0, "half right"),
+        ((0, 0), 9.0, "half right"),
+        ((1, 1), 0.1, "half right"),
+    ],
+)
+def test_the_commitment_term_is_judged_by_error_and_growth(tmp_path, worse, grown, verdict):
+    """Removing it harms where the encoder's outputs grow and the error of both codebooks is larger."""
+    rows = []
+    for codebook, bad in zip(("gradient", "ema"), worse, strict=True):
+        for removed in ("nothing", "reconstruction", "codebook", "commitment"):
+            row = {"codebook": codebook, "removed": removed, "seed": 0} | dict.fromkeys(TERMS, 0.5)
+            if removed == "commitment":
+                row |= {"encoder_rms": grown, "test_nmse": 0.9 if bad else 0.4}
+            rows.append(row)
+    run = a_study(tmp_path, "codebook-terms", {}, rows)
+    assert codes.commitment_verdict(run)[0] == verdict
+    assert ("outputs of the encoder grow" in codes.terms_in_words(run)) == (grown > 0.5)
+    assert len(codes.terms_rows(run)) == 8
+
+
+@pytest.mark.parametrize(
+    ("nmse", "words"),
+    [((0.3, 0.2, 0.1, 0.05), "still a little down"), ((0.1, 0.2, 0.3, 0.4), "not down any more")],
+)
+def test_the_end_of_the_curve_is_its_slope(nmse, words):
+    """The last epochs fall or do not; one epoch alone has no slope."""
+    rows = [{"test_nmse": value, "test_vq": index + 1.0} for index, value in enumerate(nmse)]
+    said = codes.enough_in_words(rows)
+    assert words in said
+    assert "VQ loss is rising" in said
+    assert "Over the last" not in codes.enough_in_words(rows[:1])
+
+
+def test_uses_are_counts_and_shares():
+    """Perplexities by batch, the number of codes in use, and both as shares of K."""
+    said = codes.uses_in_words({8: 20.0, 32: 30.0, 1000: 40.0}, 60, 80)
+    assert (
+        "20 in batches of 8, 30 in batches of 32 pictures, and 40 over all 1,000; and 60 of 80 codes occur"
+        in said
+    )
+    assert "share in use is thus 75%, and the perplexity 50% of K" in said
+
+
+def test_the_linear_vae_is_compared_with_its_formula(tmp_path):
+    """Measured divergences lie on the curve of the formula, and the sentence counts the trainings that agree."""
+    run = collapse.linear_vae(tmp_path, sigma2s=(0.7, 5.0), seeds=(0,))
+    measured, curve = codes.linear_kls(run)
+    assert measured[0.7] == pytest.approx(collapse.analytic_kl(0.7), abs=1e-5)
+    assert len(curve) == 201
+    assert min(curve) == pytest.approx(0.7) and max(curve) == pytest.approx(5.0)
+    said = codes.linear_in_words(run)
+    assert "keeps 3, 0 latents active: in 2 of 2 trainings" in said
+    assert "it ignores every latent" in said
+
+
+# ---- figures
+
+
+def test_every_chart_can_be_drawn():
+    """Each chart has the panels it promises; the line through dots goes through their means."""
+    outputs = losses.outputs(17)
+    drawn = charts.by_level(
+        {"a": {"x": {1.0: [1.0, 3.0], 4.0: [5.0]}}, "b": {"x": {1.0: [0.0], 4.0: [1.0]}}}, "level"
+    )
+    assert list(drawn.axes[0].lines[0].get_ydata()) == [2.0, 5.0]
+    prior = GatedPixelCNN(PixelCNNConfig(num_codes=5, height=4, width=4, channels=4, embedding=4, layers=4))
+    seen = {"gated": fields.gated(prior), "masked": fields.masked(4, 4, 4)}
+    for figure, panels in (
+        (drawn, 2),
+        (charts.objective_gradients(outputs, ablations.gradient_by_logit(outputs)), 1),
+        (charts.linear_collapse({0.5: [1.0, 0.0]}, {0.1: [2.0, 1.0], 1.0: [0.5, 0.0]}), 1),
+        (charts.seen_places(seen, 9, 4, 4), 2),
+    ):
+        figure.canvas.draw()
+        assert len(figure.axes) == panels
+        charts.plt.close(figure)
+
+
+def test_provenance_of_a_study_and_of_a_training(tmp_path):
+    """A study says how many trainings and which seeds it has, and that it drew its own data."""
+    run = collapse.linear_vae(tmp_path, sigma2s=(0.7,), seeds=(0, 3))
+    facts = experiments.provenance(run)
+    assert facts["seed"] == "0, 3"
+    assert facts["computed"].startswith("2 trainings, cpu")
+    assert facts["data"] == "drawn by the experiment"
+
+
+# ---- the published report
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The published runs by name."""
+    folder = tmp_path_factory.mktemp("published")
+    report.restore(runs=folder)
+    configs = sorted((ROOT / "results").glob("*/config.json"))
+    return {path.parent.name: Run(path.parent.name, json.loads(path.read_text()), folder) for path in configs}
+
+
+def said_of(runs):
+    """Every table and paragraph of the written answers, from the published results alone."""
+    small, real, vqvae, prior = (runs[name] for name in ("ablations", "cyclegan", "vqvae", "pixelcnn"))
+    early, late = verdicts.first_and_last_tenth(real.history)
+    cards, hidden = real.metrics["cards"], real.metrics["hidden"]
+    gradients = ablations.gradient_by_logit(losses.outputs())
+    epochs = experiments.rows(vqvae.epochs)
+    use, found = vqvae.metrics["use"], vqvae.metrics["umap"]
+    by_batch = {int(size): value for size, value in use["perplexity_by_batch"].items()}
+    maps = {name: {int(n): row for n, row in by_n.items()} for name, by_n in found.items()}
+    parts = ("full", "no adversarial loss", "no cycle loss", "with identity loss")
+    nets = ("full", "U-Net generator", "whole-picture discriminator", "hinge", "cross entropy")
+    siamese = ("siamese in place of the cycle loss", "siamese without discriminator")
+    tables = [
+        *(
+            losses.table(small, rows)
+            for rows in (parts, ("full", "cross entropy", "no pool"), (*nets, *siamese))
+        ),
+        photographs.balance_rows(small),
+        photographs.hidden_rows(hidden),
+        codes.gradient_rows(vqvae.metrics["gradient_facts"]),
+        codes.terms_rows(runs["codebook-terms"]),
+        codes.starts_rows(runs["codebook-starts"]),
+        codes.quantizer_rows(runs["codebook-quantizers"]),
+    ]
+    texts = [
+        losses.setting(small),
+        losses.losses_in_words(small),
+        losses.gradients_in_words(gradients),
+        losses.objectives_in_words(small),
+        losses.weights_in_words(small),
+        losses.others_in_words(small),
+        photographs.balance_in_words(small, early, late),
+        photographs.directions_in_words(small, cards, "averaged"),
+        photographs.hidden_in_words(hidden),
+        photographs.in_short(cards, "averaged", len(real.epochs["epoch"]), "horse", "zebra"),
+        codes.linear_in_words(runs["linear-vae"]),
+        codes.power_in_words(runs["decoder-power"]),
+        codes.ring_in_words(runs["ring"]),
+        codes.terms_in_words(runs["codebook-terms"]),
+        codes.starts_in_words(runs["codebook-starts"]),
+        codes.quantizers_in_words(runs["codebook-quantizers"]),
+        codes.enough_in_words(epochs),
+        codes.uses_in_words(by_batch, use["codes_used"], vqvae.config["model"]["num_codes"]),
+        codes.maps_in_words(maps),
+        codes.in_short(
+            epochs[-1], prior.metrics["likelihood"]["rows"], prior.metrics["card"], len(epochs), 10_000, 576
+        ),
+    ]
+    return [show.pipe_table(rows) for rows in tables] + texts
+
+
+def test_the_report_says_what_the_results_say(published):
+    """Every table and paragraph of the written answers in report.md follows from results/, to the last digit."""
+    text = (ROOT / "report.md").read_text()
+    for part in said_of(published):
+        wanted = re.escape(part.strip())
+        wanted = re.sub(r"\\\{fig:[^}]*\\\}", r"Figure \\d+", wanted)
+        assert re.search(wanted, text), part
+
+
+def test_the_gradients_of_the_terms_are_the_published_ones(published):
+    """Which term teaches which part, computed again, is what the report shows."""
+    from hw2lib import codebooks
+
+    facts = published["vqvae"].metrics["gradient_facts"]
+    again = codebooks.gradient_facts(0)
+    assert {name: value == 0 for name, value in again.items()} == {
+        name: value == 0 for name, value in facts.items()
+    }
+    assert np.allclose([again[name] for name in facts], list(facts.values()), rtol=1e-6)
+
+
+def test_what_the_published_prior_sees(published):
+    """All pairs of places, by gradients of the published weights: no leak and no gap; masked kernels have 322 gaps."""
+    said = published["pixelcnn"].metrics["fields"]
+    prior = GatedPixelCNN.load(ROOT / "weights" / "pixelcnn.safetensors")
+    assert list(fields.leaks_and_gaps(fields.gated(prior))) == said["gated, two stacks"] == [0, 0]
+    assert said["masked kernels"] == [0, 322]
+    assert torch.equal(fields.masked(12, 8, 8), fields.masked(12, 8, 8))
