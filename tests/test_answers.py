@@ -1,13 +1,28 @@
 """The written answers: what is said follows from the numbers, and from the published ones follows the published report."""
 
 import json
+import math
 import re
 
 import numpy as np
 import pytest
 import torch
 
-from hw2lib import ROOT, ablations, charts, collapse, experiments, fields, report, show, verdicts
+from hw2lib import (
+    ROOT,
+    ablations,
+    charts,
+    collapse,
+    experiments,
+    fields,
+    judge,
+    metrics,
+    prior,
+    report,
+    samples,
+    show,
+    verdicts,
+)
 from hw2lib import answers_ablations as losses
 from hw2lib import answers_cyclegan as photographs
 from hw2lib import answers_vqvae as codes
@@ -93,6 +108,12 @@ def test_tables_have_the_ends_the_means_and_the_spread(tmp_path):
 def test_what_losses_are_for_is_read_from_the_numbers(tmp_path, changes, words):
     """An effect is claimed where all seeds agree, and only then."""
     assert words in losses.losses_in_words(ablated(tmp_path, **changes))
+
+
+def test_apart_is_the_mean_over_all_pairs():
+    """Pictures of grey 0, 0 and 255 have pairs that differ by 0, 2 and 2."""
+    greys = torch.tensor([0, 0, 255], dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
+    assert losses.apart(greys) == pytest.approx(4 / 3)
 
 
 def test_objectives_differ_only_where_all_seeds_agree(tmp_path):
@@ -292,6 +313,7 @@ def said_of(runs):
     texts = [
         losses.setting(small),
         losses.losses_in_words(small),
+        losses.likeness_in_words(small, ablations.drawn_domains()),
         losses.gradients_in_words(gradients),
         losses.objectives_in_words(small),
         losses.weights_in_words(small),
@@ -320,9 +342,80 @@ def test_the_report_says_what_the_results_say(published):
     """Every table and paragraph of the written answers in report.md follows from results/, to the last digit."""
     text = (ROOT / "report.md").read_text()
     for part in said_of(published):
-        wanted = re.escape(part.strip())
-        wanted = re.sub(r"\\\{fig:[^}]*\\\}", r"Figure \\d+", wanted)
-        assert re.search(wanted, text), part
+        assert re.search(pattern(part), text), part
+
+
+NUMBER = re.compile(r"(?<![\w.])\d[\d,]*\.\d+%?")
+
+
+def leaves(value):
+    """All numbers in what JSON gives."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from leaves(part)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def known_numbers(runs):
+    """What results/ holds but for single steps, and what follows from it in one step."""
+    found = [leaves([run.config, run.metrics, run.provenance]) for run in runs.values()]
+    found += [column for run in runs.values() for column in run.epochs.values()]
+    numbers = {float(value) for part in found for value in part}
+    for end in verdicts.first_and_last_tenth(runs["cyclegan"].history):
+        numbers |= {*end.values(), *(end[f"d_{domain}_real"] - end[f"d_{domain}_fake"] for domain in "ab")}
+    numbers.add(float(runs["vqvae"].history["perplexity"][-784:].mean()))
+    codecs, variance = (
+        runs["vqvae"].metrics["reconstruction"]["codecs"],
+        runs["vqvae"].config["model"]["data_variance"],
+    )
+    numbers |= {value for mse in codecs.values() for value in (mse / variance, metrics.psnr(mse))}
+    bits = [row["nats"] / math.log(2) for row in runs["pixelcnn"].metrics["likelihood"]["rows"].values()]
+    numbers |= {value for code in bits for value in (code, 64 * code, 64 * code / 3072)}
+    return numbers | {float(value) for pair in experiments.PRINTED_AT_1000.values() for value in pair}
+
+
+def other_sentences(runs):
+    """The sentences that are made of results by functions, beside the written answers."""
+    found, prior_found = runs["cyclegan"].metrics, runs["pixelcnn"].metrics
+    likelihood = prior_found["likelihood"]
+    return [
+        verdicts.verdict(found["cards"], "averaged", "horse", "zebra"),
+        verdicts.identity_in_words(runs["cyclegan-identity"].metrics["beside"]),
+        prior.likelihoods_in_words(likelihood["rows"], likelihood["class_named"], 10),
+        samples.verdict(prior_found["card"], judge.Judge().name),
+        samples.copies_in_words(prior_found["copies"]),
+    ]
+
+
+def pattern(part):
+    """A regular expression for the text as the report has it, with figures numbered."""
+    return re.sub(r"\\\{fig:[^}]*\\\}", r"Figure \\d+", re.escape(part.strip()))
+
+
+def test_every_number_of_the_report_is_in_the_results(published):
+    """What the report says elsewhere has no decimal number that is neither in results/ nor in the notebooks' text."""
+    text = (ROOT / "report.md").read_text()
+    for part in [*said_of(published), *other_sentences(published)]:
+        text, count = re.subn(pattern(part), "", text)
+        assert count, part
+    text = re.sub(r"```.*?```|\$\$.*?\$\$", "", text, flags=re.DOTALL)  # formulas
+    text = re.sub(
+        r"\$`?[^$\n]+`?\$|`[^`\n]+`|\]\([^)]*\)|(arXiv:|Python |torch\w* |numpy |fabric |pytorch )[\d.]+",
+        "",
+        text,
+    )
+    notebooks = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb"))
+    numbers, unknown = known_numbers(published), []
+    for found in NUMBER.findall(text):
+        digits, scale = found.rstrip("%").replace(",", ""), 100 if found.endswith("%") else 1
+        places = len(digits.partition(".")[2])
+        if found not in notebooks and not any(
+            f"{abs(value) * scale:.{places}f}" == digits for value in numbers
+        ):
+            unknown.append(found)
+    assert not unknown
+    assert not any(f"{abs(value):.4f}" == "0.7291" for value in numbers)  # a number that was made up is found
 
 
 def test_the_gradients_of_the_terms_are_the_published_ones(published):
