@@ -101,7 +101,7 @@ def in_short(cards: dict[str, dict], name: str, epochs: int, a: str, b: str) -> 
             f"**CycleGAN**, epochs: {epochs}, on drawn pictures: translations differ from the true counterparts by {there['truth']:.3f} "
             f"({a} to {b}) and {back['truth']:.3f} (back), untouched inputs by {cards['b']['doing nothing']['truth']:.3f}."
         )
-    words = f"**CycleGAN**, {epochs} epochs of photographs: of the gap between doing nothing and real pictures {there['kd_closed']:.0%} is closed "
+    words = f"**CycleGAN**, {epochs} epochs on photographs: of the gap between doing nothing and real pictures {there['kd_closed']:.0%} is closed "
     words += f"from {a} to {b} and {back['kd_closed']:.0%} back (kernel distance)"
     if "zebra" in there:
         words += (

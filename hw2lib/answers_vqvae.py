@@ -67,7 +67,10 @@ def power_in_words(run: Run) -> str:
     """What decoders that see more pixels leave to z, and what they can still draw."""
     cases = {k: found for (k,), found in by_case(run).items()}
     weak, strong = cases[min(cases)], cases[max(cases)]
-    bound = {k: found["true_nll_without_z"]["mean"] - found["true_nll"]["mean"] for k, found in cases.items()}
+    bound = {  # at most rounding below 0
+        k: max(0.0, found["true_nll_without_z"]["mean"] - found["true_nll"]["mean"])
+        for k, found in cases.items()
+    }
     return (
         f"From a decoder that sees no other pixel to one that sees all before its own (k = {min(cases)} to {max(cases)}), the KL "
         f"divergence goes from {weak['kl']['mean']:.2f} to {strong['kl']['mean']:.2f} nats a picture, and giving it another "
@@ -99,23 +102,36 @@ def ring_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
     }
 
 
+SHARP = (
+    0.5  # a generator with more of its samples near a mode than this fits the data, whatever it leaves out
+)
+
+
 def ring_in_words(run: Run) -> str:
     """Which discriminators lose modes."""
-    cases = by_case(run)
+    cases, found = by_case(run), rows(run)
     widths, ratios = (sorted({key[place] for key in cases}) for place in (0, 1))
-    one = 1.0 if 1.0 in ratios else ratios[0]
-    covered = ", ".join(f"{cases[width, one]['modes']['mean']:.1f}" for width in widths)
-    near = ", ".join(f"{cases[width, one]['near']['mean']:.2f}" for width in widths)
-    lost = [row for row in rows(run) if row["width"] == max(widths)]
-    fewer = sum(row["modes"] < 8 for row in lost)
-    wide, losses = max(widths), [cases[width, one]["g_loss"]["mean"] for width in widths]
-    return (
-        f"At one update a step, discriminators of width {', '.join(map(str, widths))} end with {covered} modes on average "
-        f"({seeds_in_words(run)}) and {near} of the samples near one. The narrowest has too little capacity to hold eight modes. "
-        f"But of the {len(lost)} trainings with the widest ({wide}), at any pace, {fewer} lose modes too, although it has "
-        f"{cases[wide, one]['parameters']['mean']:,.0f} weights and the narrowest {cases[widths[0], one]['parameters']['mean']:,.0f}. "
-        f"The generator's loss goes from {losses[0]:.2f} at the narrowest to {losses[-1]:.2f} at the widest: the stronger the "
-        "discriminator, the higher."
+    narrow = [row for row in found if row["width"] == widths[0]]
+    sharp = [row for row in found if row["near"] > SHARP]
+    lost = [row for row in sharp if row["modes"] < 8]
+    words = (
+        f"The narrowest discriminators ({narrow[0]['parameters']} weights) do not make the generator choose a few modes, they teach it "
+        f"nothing: at most {max(row['near'] for row in narrow):.0%} of the samples lie near any mode. "
+    )
+    if not lost:
+        return (
+            words
+            + f"Of {len(found)} trainings {len(sharp)} have most of their samples near a mode, and none of these lost one."
+        )
+    where = sorted({(row["width"], row["ratio"]) for row in lost})
+    places = ", ".join(f"{width} at {RATIOS.get(ratio, f'{ratio:g} a step')}" for width, ratio in where)
+    fastest = [row for row in sharp if row["ratio"] == ratios[-1]]
+    return words + (
+        f"Of {len(found)} trainings ({seeds_in_words(run)}) {len(sharp)} have most of their samples near a mode, and {len(lost)} of these cover "
+        f"fewer than eight: those of width {places}. Of the {len(fastest)} with the most updates of the discriminator, "
+        f"{sum(row['modes'] < 8 for row in fastest)} lose modes, with {min(row['near'] for row in fastest):.0%} to "
+        f"{max(row['near'] for row in fastest):.0%} of the samples near the others. That is mode collapse, and it comes from the strong "
+        "side here."
     )
 
 

@@ -241,6 +241,35 @@ def test_the_linear_vae_is_compared_with_its_formula(tmp_path):
     assert "it ignores every latent" in said
 
 
+@pytest.mark.parametrize(
+    ("modes", "near", "words"),
+    [
+        ((0, 8), 0.8, "none of these lost one"),
+        (
+            (0, 6),
+            0.8,
+            "1 have most of their samples near a mode, and 1 of these cover fewer than eight: those of width 512 at 5 a step",
+        ),
+        ((0, 6), 0.3, "0 have most of their samples near a mode, and none"),
+    ],
+)
+def test_modes_are_lost_by_those_who_have_some(tmp_path, modes, near, words):
+    """Mode collapse is claimed of trainings whose samples are near modes and whose modes are fewer than eight."""
+    rows = [
+        {
+            "width": width,
+            "ratio": 5.0,
+            "seed": 0,
+            "modes": count,
+            "near": share,
+            "g_loss": 0.3,
+            "parameters": width,
+        }
+        for width, count, share in zip((4, 512), modes, (0.01, near), strict=True)
+    ]
+    assert words in codes.ring_in_words(a_study(tmp_path, "ring", {}, rows))
+
+
 # ---- figures
 
 
