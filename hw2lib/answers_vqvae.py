@@ -252,19 +252,22 @@ def starts_in_words(run: Run) -> str:
     used = {start: found["test_codes_used"]["mean"] for start, found in cases.items()}
     nmse = {start: found["test_nmse"]["mean"] for start, found in cases.items()}
     neither, start, restart, both, noise = cases
-    return (
-        f"With neither remedy {used[neither]:.0f} codes are in use after {run.config['settings']['updates']:,} updates, with the k-means "
-        f"start {used[start]:.0f}, with restarts {used[restart]:.0f}, with both {used[both]:.0f}; the NMSE is {nmse[neither]:.3f}, "
-        f"{nmse[start]:.3f}, {nmse[restart]:.3f} and {nmse[both]:.3f}. The averages that begin as noise, as in the best-known "
-        f"notebook, end with {used[noise]:.0f} codes and an NMSE of {nmse[noise]:.3f}. "
-        + (
-            "So either remedy alone cures most of the collapse."
-            if min(used[start], used[restart]) > 2 * used[neither]
-            else "So one remedy alone is not enough."
-            if used[both] > 1.2 * max(used[start], used[restart])
-            else "Here the remedies make less of a difference than is said."
-        )
+    codes = run.config["settings"]["config"]["num_codes"]
+    words = (
+        f"Codes in use after {run.config['settings']['updates']:,} updates: {used[neither]:.0f} of {codes} with neither remedy, "
+        f"{used[start]:.0f} with the k-means start, {used[restart]:.0f} with restarts, {used[both]:.0f} with both. The averages that "
+        f"begin as noise, as in the best-known notebook, end with {used[noise]:.0f} codes and an NMSE of {nmse[noise]:.3f}, against "
+        f"{nmse[both]:.3f} with both remedies. "
     )
+    if max(used[start], used[restart]) < 1.2 * used[neither]:
+        return words + "Here the remedies make less of a difference than is said."
+    if used[restart] > 0.9 * codes > 1.8 * used[start]:
+        return words + (
+            "It is the restarts that cure the collapse; a start on the encoder's outputs alone softens it, and helps most in the first "
+            "updates."
+        )
+    more, less = (restart, start) if used[restart] > used[start] else (start, restart)
+    return words + f"Taken alone, {more} does more than {less}."
 
 
 # ---- other quantizers

@@ -242,6 +242,26 @@ def test_the_linear_vae_is_compared_with_its_formula(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("used", "words"),
+    [
+        ((8, 100, 510, 512, 70), "It is the restarts that cure the collapse"),
+        ((8, 400, 300, 512, 70), "Taken alone, k-means start does more than restart of dead codes"),
+        ((8, 9, 8, 9, 8), "less of a difference than is said"),
+    ],
+)
+def test_remedies_are_ranked_by_the_codes_in_use(tmp_path, used, words):
+    """Which remedy does more is said by the codes that each alone brings into use."""
+    names = ("neither", "k-means start", "restart of dead codes", "both", "averages of noise")
+    rows = [
+        {"start": name, "seed": 0, "test_codes_used": count, "test_nmse": 0.1, "test_perplexity": count}
+        for name, count in zip(names, used, strict=True)
+    ]
+    run = a_study(tmp_path, "codebook-starts", {"updates": 10, "config": {"num_codes": 512}}, rows)
+    assert words in codes.starts_in_words(run)
+    assert [row["codes used"] for row in codes.starts_rows(run)] == [str(count) for count in used]
+
+
+@pytest.mark.parametrize(
     ("modes", "near", "words"),
     [
         ((0, 8), 0.8, "none of these lost one"),
