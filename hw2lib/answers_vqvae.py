@@ -71,15 +71,16 @@ def power_in_words(run: Run) -> str:
         k: max(0.0, found["true_nll_without_z"]["mean"] - found["true_nll"]["mean"])
         for k, found in cases.items()
     }
+    name = "collapsed" if strong["active"]["max"] == 0 else "nearly collapsed"
     return (
         f"From a decoder that sees no other pixel to one that sees all before its own (k = {min(cases)} to {max(cases)}), the KL "
-        f"divergence goes from {weak['kl']['mean']:.2f} to {strong['kl']['mean']:.2f} nats a picture, and giving it another "
-        f"picture's z costs {weak['shuffled']['mean']:.2f} and then {strong['shuffled']['mean']:.2f} nats. The decoders differ "
+        f"divergence goes from {spread(weak['kl'], 2)} to {spread(strong['kl'], 2)} nats a picture ({seeds_in_words(run)}), and giving it "
+        f"another picture's z costs {weak['shuffled']['mean']:.2f} and then {strong['shuffled']['mean']:.2f} nats. The decoders differ "
         f"little in size ({weak['decoder_parameters']['mean']:,.0f} and {strong['decoder_parameters']['mean']:,.0f} weights in "
-        "use): what counts is what they see, and not how many weights they have. To a perfect decoder z is worth "
-        f"{bound[min(cases)]:.2f} nats at k = {min(cases)} and {bound[max(cases)]:.2f} at k = {max(cases)}. And the collapsed model "
-        f"is no poor model: its bound on -log p(x) is {-strong['elbo']['mean']:.2f} nats a picture, that of the one that uses z "
-        f"{-weak['elbo']['mean']:.2f}, and the best possible {strong['true_nll']['mean']:.2f} ({seeds_in_words(run)})."
+        "use), so that the difference is due to what they see. To a perfect decoder z is worth "
+        f"{bound[min(cases)]:.2f} nats at k = {min(cases)} and {bound[max(cases)]:.2f} at k = {max(cases)}. Nor is the {name} model, k = "
+        f"{max(cases)}, a poor one: its bound on -log p(x) is {-strong['elbo']['mean']:.2f} nats a picture, that of k = {min(cases)} "
+        f"{-weak['elbo']['mean']:.2f}, and the best possible {strong['true_nll']['mean']:.2f}."
     )
 
 
@@ -109,30 +110,44 @@ SHARP = (
 
 def ring_in_words(run: Run) -> str:
     """Which discriminators lose modes."""
-    cases, found = by_case(run), rows(run)
-    widths, ratios = (sorted({key[place] for key in cases}) for place in (0, 1))
-    narrow = [row for row in found if row["width"] == widths[0]]
-    sharp = [row for row in found if row["near"] > SHARP]
-    lost = [row for row in sharp if row["modes"] < 8]
-    words = (
-        f"The narrowest discriminators ({narrow[0]['parameters']} weights) do not make the generator choose a few modes, they teach it "
-        f"nothing: at most {max(row['near'] for row in narrow):.0%} of the samples lie near any mode. "
-    )
-    if not lost:
-        return (
-            words
-            + f"Of {len(found)} trainings {len(sharp)} have most of their samples near a mode, and none of these lost one."
+    found = rows(run)
+    widths, ratios = (sorted({row[name] for row in found}) for name in ("width", "ratio"))
+    groups = {
+        (w, r): [row for row in found if (row["width"], row["ratio"]) == (w, r)]
+        for w in widths
+        for r in ratios
+    }
+    slow = max(row["modes"] for row in found if row["ratio"] == ratios[0])
+    words = f"With {RATIOS.get(ratios[0], f'{ratios[0]:g} updates')} no width covers more than {slow} of the 8 modes: too slow teaches nothing. "
+    some = {key: group for key, group in groups.items() if min(row["modes"] for row in group) > 1}
+    blurred = {key: group for key, group in some.items() if max(row["near"] for row in group) <= SHARP}
+    for (width, ratio), group in blurred.items():
+        words += (
+            f"Width {width} at {RATIOS.get(ratio, f'{ratio:g}')} gives blurred samples ({range_of(group, 'near', '.0%')} near a mode) of "
+            f"{range_of(group, 'modes', 'd')} modes. "
         )
-    where = sorted({(row["width"], row["ratio"]) for row in lost})
-    places = ", ".join(f"{width} at {RATIOS.get(ratio, f'{ratio:g} a step')}" for width, ratio in where)
-    fastest = [row for row in sharp if row["ratio"] == ratios[-1]]
+    lost = {
+        key: [row for row in group if row["modes"] < 8]
+        for key, group in some.items()
+        if max(row["near"] for row in group) > SHARP
+    }
+    if not any(lost.values()):
+        return words + "No training whose samples are sharp lost a mode."
     return words + (
-        f"Of {len(found)} trainings ({seeds_in_words(run)}) {len(sharp)} have most of their samples near a mode, and {len(lost)} of these cover "
-        f"fewer than eight: those of width {places}. Of the {len(fastest)} with the most updates of the discriminator, "
-        f"{sum(row['modes'] < 8 for row in fastest)} lose modes, with {min(row['near'] for row in fastest):.0%} to "
-        f"{max(row['near'] for row in fastest):.0%} of the samples near the others. That is mode collapse, and it comes from the strong "
-        "side here."
+        "Of those with sharp samples, modes are lost by "
+        + ", ".join(
+            f"{len(those)} of {len(groups[key])} at width {key[0]} and {RATIOS.get(key[1], f'{key[1]:g}')}"
+            for key, those in lost.items()
+        )
+        + f" ({range_of([row for those in lost.values() for row in those], 'modes', 'd')} modes are left). So modes are lost on both sides of the "
+        "balance; sharp samples with missing modes come from the strong one."
     )
+
+
+def range_of(group: list[dict], name: str, form: str) -> str:
+    """'16% to 37%', or one number where there is no range."""
+    least, most = (f"{end(row[name] for row in group):{form}}" for end in (min, max))
+    return least if least == most else f"{least} to {most}"
 
 
 # ---- the terms of the loss
@@ -184,7 +199,7 @@ def terms_in_words(run: Run) -> str:
         f"Without the codebook term a learnt codebook stays where it began: the NMSE is {nmse[stuck]:.3f} instead of {nmse[plain]:.3f}, "
         f"and the outputs of the encoder have the size {size[stuck]} instead of {size[plain]}. With averages that term is absent by "
         f"design, at an NMSE of {nmse[averages]:.3f}; if the averages, which do its work, are stopped instead, it is "
-        f"{nmse[stopped]:.3f}: two codebooks that do not move are one. "
+        f"{nmse[stopped]:.3f}: the two cases are then the same training. "
     )
     worse = [
         (name, nmse[codebook, "commitment"], nmse[codebook, "nothing"])
@@ -193,7 +208,7 @@ def terms_in_words(run: Run) -> str:
     ]
     words += (
         f"Without the commitment term the outputs of the encoder grow, to a size of {size['gradient', 'commitment']} with the learnt "
-        f"codebook and of {size[unbound]} with averages ({size[averages]} with it), and no codebook can follow. "
+        f"codebook and of {size[unbound]} with averages ({size[averages]} with it), and the codebooks follow badly. "
         if cases[unbound]["encoder_rms"]["min"] > cases[averages]["encoder_rms"]["max"]
         else "Without the commitment term the outputs of the encoder did not grow here. "
     )
@@ -257,14 +272,19 @@ def starts_in_words(run: Run) -> str:
         f"Codes in use after {run.config['settings']['updates']:,} updates: {used[neither]:.0f} of {codes} with neither remedy, "
         f"{used[start]:.0f} with the k-means start, {used[restart]:.0f} with restarts, {used[both]:.0f} with both. The averages that "
         f"begin as noise, as in the best-known notebook, end with {used[noise]:.0f} codes and an NMSE of {nmse[noise]:.3f}, against "
-        f"{nmse[both]:.3f} with both remedies. "
+        f"{nmse[both]:.3f} with both remedies"
+        + (
+            ": more codes than correct averages alone, for their unused codes sink towards 0, where some are found again. "
+            if used[noise] > used[neither]
+            else ". "
+        )
     )
     if max(used[start], used[restart]) < 1.2 * used[neither]:
         return words + "Here the remedies make less of a difference than is said."
     if used[restart] > 0.9 * codes > 1.8 * used[start]:
         return words + (
-            "It is the restarts that cure the collapse; a start on the encoder's outputs alone softens it, and helps most in the first "
-            "updates."
+            "It is the restarts that cure the collapse; a start on the encoder's outputs alone softens it, and beside restarts it helps "
+            "mainly in the first updates."
         )
     more, less = (restart, start) if used[restart] > used[start] else (start, restart)
     return words + f"Taken alone, {more} does more than {less}."
@@ -277,7 +297,7 @@ def quantizer_rows(run: Run) -> list[dict[str, str]]:
     """The study codebooks.other_quantizers as a table."""
     names = {"EMA": "ours, moving averages", "gradient": "ours, learnt by its loss"}
     return [
-        {"quantizer": names.get(name, name)}
+        {"quantiser": names.get(name, name)}
         | {
             "NMSE": spread(found["test_nmse"], 3),
             "perplexity": spread(found["test_perplexity"], 0),
@@ -290,21 +310,18 @@ def quantizer_rows(run: Run) -> list[dict[str, str]]:
 def quantizers_in_words(run: Run) -> str:
     """How the newer quantizers compare."""
     cases = {name: found for (name,), found in by_case(run).items()}
-    order = sorted(cases, key=lambda name: cases[name]["test_nmse"]["mean"])
-    best, ours = order[0], cases["EMA"]["test_nmse"]
-    codes = run.config["settings"]["config"]["num_codes"]
+    nmse = {name: found["test_nmse"]["mean"] for name, found in cases.items()}
+    used = {name: found["test_codes_used"]["mean"] for name, found in cases.items()}
+    best, codes = min(nmse, key=nmse.get), run.config["settings"]["config"]["num_codes"]
     words = (
-        f"The least error after {run.config['settings']['updates']:,} updates has {best} ({cases[best]['test_nmse']['mean']:.3f}), ours with "
-        f"averages has {ours['mean']:.3f}. FSQ, which has no codebook to collapse, uses {cases['FSQ']['test_codes_used']['mean']:.0f} of "
-        f"{codes} codes, SimVQ {cases['SimVQ']['test_codes_used']['mean']:.0f}, ours {cases['EMA']['test_codes_used']['mean']:.0f}. "
+        f"After {run.config['settings']['updates']:,} updates FSQ, which has no codebook to collapse, uses {used['FSQ']:.0f} of {codes} codes, "
+        f"SimVQ {used['SimVQ']:.0f}, and ours with averages {used['EMA']:.0f}. "
     )
     return words + (
-        "Published gains of the newer ones are for codebooks of thousands of codes; at this size a well-started plain codebook "
-        + (
-            "is not beaten."
-            if best in ("EMA", "gradient")
-            else "is not far behind, or ahead of, them, as the table says."
-        )
+        f"Ours has the least error, {nmse['EMA']:.3f}. Published gains of the newer ones are for codebooks of thousands of codes; at this "
+        "size a plain one with restarts is not beaten."
+        if best == "EMA"
+        else f"The least error, {nmse[best]:.3f}, has {best}; that of ours with averages is larger by {nmse['EMA'] / nmse[best] - 1:.0%}."
     )
 
 
@@ -329,6 +346,21 @@ def enough_in_words(epochs: list[dict[str, float]]) -> str:
     )
 
 
+def perplexity_verdict(by_epoch: list[float]) -> tuple[str, str]:
+    """Verdict and reason on the claim that the perplexity of the test set increases, from its values after each epoch."""
+    first, last = by_epoch[0], by_epoch[-1]
+    top = max(range(len(by_epoch)), key=by_epoch.__getitem__)
+    if last <= first:
+        return "not here", f"it went from {first:.0f} after the first epoch to {last:.0f}."
+    if top == len(by_epoch) - 1:
+        return "right", f"from {first:.0f} after the first epoch to {last:.0f}."
+    least = min(by_epoch[top:])
+    return (
+        "half right",
+        f"from {first:.0f} it rose to {by_epoch[top]:.0f} (epoch {top + 1}), fell to {least:.0f}, and ended at {last:.0f}.",
+    )
+
+
 def uses_in_words(by_batch: dict[int, float], used: int, codes: int) -> str:
     """Perplexity as what it is, from one model's codes counted over sets of several sizes."""
     sizes = sorted(by_batch)
@@ -348,8 +380,14 @@ def maps_in_words(found: dict[str, dict]) -> str:
         return ", ".join(f"{by_n[n][score]:.{digits}f} for the {name}" for name, by_n in words.items())
 
     words = {"codebook": found["codebook"], "shuffled numbers": found["shuffled"], "noise": found["noise"]}
+    noisy = found["noise"][few]["islands"] >= found["codebook"][few]["islands"]
+    first = (
+        "With few neighbours noise falls into as many islands as the codebook, or more, so that islands prove nothing"
+        if noisy
+        else "Here the codebook has more islands than noise"
+    )
     return (
-        f"Islands are no proof of structure ({{fig:vqvae-umap}}). Clusters of points (DBSCAN, within four times the median distance "
+        f"{first} ({{fig:vqvae-umap}}). Clusters of points (DBSCAN, within four times the median distance "
         f"of nearest neighbours) at n_neighbors {few}: {all_of('islands', 0, few)}; at {many}: {all_of('islands', 0, many)}. What "
         "tells a codebook from its controls is whether neighbours on the map are neighbours in the codebook, the trustworthiness: "
         f"{all_of('trustworthiness', 2, few)} at {few}, and {all_of('trustworthiness', 2, many)} at {many}."

@@ -263,6 +263,13 @@ def identity_in_words(compared: dict[str, dict[str, float]]) -> str:
             f"Of the translated horses {with_it[zebra]:.0%} are called zebra with it and {without[zebra]:.0%} without, after "
             "as many steps. "
         )
+    if COMPARED["kd_ab"] in without:
+        kd = [[row[COMPARED[way]] for way in ("kd_ab", "kd_ba")] for row in (with_it, without)]
+        farther = kd[0][0] > kd[1][0] and kd[0][1] > kd[1][1]
+        words += (
+            f"The kernel distances to real pictures, A to B and B to A, are {kd[0][0]:.3f} and {kd[0][1]:.3f} with it and {kd[1][0]:.3f} "
+            f"and {kd[1][1]:.3f} without" + (": with it translations go less far. " if farther else ". ")
+        )
     if with_it[ab] < without[ab] and with_it[ba] < without[ba]:
         words += (
             "So the loss has an effect on both: it ties generators to the colours that they find, as the paper says (section "

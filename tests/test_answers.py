@@ -119,17 +119,29 @@ def test_apart_is_the_mean_over_all_pairs():
 def test_objectives_differ_only_where_all_seeds_agree(tmp_path):
     """Cross entropy is told apart from least squares by seeds that do not overlap."""
     assert "neither choice is shown" in losses.objectives_in_words(ablated(tmp_path / "a"))
-    assert "tell the objectives apart" in losses.objectives_in_words(
-        ablated(tmp_path / "b", **{"cross_entropy.truth_ab": 0.9})
+    assert "agree on a difference between the two objectives." in losses.objectives_in_words(
+        ablated(tmp_path / "b", **{"cross_entropy.stripes_ab": 0.9})
     )
 
 
 def test_weights_fail_at_both_ends_or_not(tmp_path):
-    """The trade is claimed where the light end has the larger cycle error and the heavy one the larger adversarial loss."""
-    changes = {"cycle_weight_0.1.cycle_aba": 0.9}
+    """The trade is claimed where cycle error falls and stripes rise up to weight 10, and stripes fall beyond it."""
     assert "Both ends fail" not in losses.weights_in_words(ablated(tmp_path / "a"))
-    run = ablated(tmp_path / "b", **{"cycle_weight_100.g_ab": 0.9, "cycle_weight_100.cycle_aba": 0.1})
-    assert "Both ends fail" in losses.weights_in_words(run), changes
+    changes = {
+        "cycle_weight_0.1.cycle_aba": 0.9, "cycle_weight_1.cycle_aba": 0.7, "cycle_weight_0.1.stripes_ab": 0.1,
+        "cycle_weight_100.stripes_ab": 0.2, "cycle_weight_100.g_ab": 0.9,
+    }  # fmt: skip
+    rows = []
+    for seed in (0, 1):
+        for variant in ablations.ABLATIONS:
+            mine = {
+                name.rpartition(".")[2]: value
+                for name, value in changes.items()
+                if name.rpartition(".")[0] == variant.replace(" ", "_")
+            }
+            rows.append({"variant": variant, "seed": seed} | dict.fromkeys(SCORES, 0.5) | mine)
+    run = a_study(tmp_path / "b", "ablations", {"steps": 10}, rows)
+    assert "Both ends fail" in losses.weights_in_words(run)
     assert losses.by_weight(run, "g_ab")[100.0] == [0.9, 0.9]
 
 
@@ -147,15 +159,18 @@ def test_gradients_in_words_are_the_formulas():
         ((0.3, 0.5), (0.4, 0.2), "depends on the measure"),
     ],
 )
-def test_the_easier_direction_is_what_both_distances_say(kd, fd, verdict):
+def test_the_easier_direction_is_what_both_distances_say(kd, fd, verdict, tmp_path):
     """A direction is the better learnt one if both distances say so."""
     cards = {to: {"last": {"kd_closed": kd[i], "fd_closed": fd[i]}} for i, to in enumerate("ba")}
     assert photographs.directions_verdict(cards, "last")[0] == verdict
+    said = photographs.directions_in_words(ablated(tmp_path), cards, "last")
+    bold = {"so here": "**By both distances A to B.**", "not so here": "**By both distances B to A.**"}
+    assert said.startswith(bold.get(verdict, "**Neither: KD has B to A ahead and FD has A to B ahead.**"))
 
 
 @pytest.mark.parametrize(
     ("cycle", "words"),
-    [(0.5, "rests in part on a pattern too faint"), (0.12, "loses less than the translation")],
+    [(0.5, "if it rested on a pattern too faint"), (0.12, "loses less than the translation")],
 )
 def test_hidden_is_what_costs_more_than_it_changes(cycle, words):
     """Information is hidden where the error rises by more than the translation was changed."""
@@ -168,10 +183,9 @@ def test_hidden_is_what_costs_more_than_it_changes(cycle, words):
 def test_a_rise_is_said_to_be_one_only_where_it_is(tmp_path):
     """The generator's loss rose with its discriminator's lead, or did not."""
     run = ablated(tmp_path, **{"3_discriminator_steps.g_ab": 0.9, "3_discriminator_steps.d_b_real": 0.9})
-    early, late = (
-        {"g_ab": 0.3, "d_b": 0.2, "d_b_real": 0.6, "d_b_fake": 0.4},
-        {"g_ab": 0.5, "d_b": 0.1, "d_b_real": 0.8, "d_b_fake": 0.2},
-    )
+    names = ("g_ab", "g_ba", "d_b", "d_a_real", "d_a_fake", "d_b_real", "d_b_fake")
+    early = dict(zip(names, (0.3, 0.3, 0.2, 0.6, 0.4, 0.6, 0.4), strict=True))
+    late = dict(zip(names, (0.5, 0.4, 0.1, 0.7, 0.3, 0.8, 0.2), strict=True))
     assert "the loss rises because the opponent got stronger" in photographs.balance_in_words(
         run, early, late
     )
@@ -264,17 +278,17 @@ def test_remedies_are_ranked_by_the_codes_in_use(tmp_path, used, words):
 @pytest.mark.parametrize(
     ("modes", "near", "words"),
     [
-        ((0, 8), 0.8, "none of these lost one"),
+        ((0, 8), 0.8, "No training whose samples are sharp lost a mode"),
+        ((0, 6), 0.8, "modes are lost by 1 of 1 at width 512 and 5 a step (6 modes are left)"),
         (
             (0, 6),
-            0.8,
-            "1 have most of their samples near a mode, and 1 of these cover fewer than eight: those of width 512 at 5 a step",
+            0.3,
+            "Width 512 at 5 a step gives blurred samples (30% near a mode) of 6 modes. No training",
         ),
-        ((0, 6), 0.3, "0 have most of their samples near a mode, and none"),
     ],
 )
 def test_modes_are_lost_by_those_who_have_some(tmp_path, modes, near, words):
-    """Mode collapse is claimed of trainings whose samples are near modes and whose modes are fewer than eight."""
+    """Modes are said to be lost by trainings whose samples are near modes; others are blurred, or have none."""
     rows = [
         {
             "width": width,
@@ -288,6 +302,34 @@ def test_modes_are_lost_by_those_who_have_some(tmp_path, modes, near, words):
         for width, count, share in zip((4, 512), modes, (0.01, near), strict=True)
     ]
     assert words in codes.ring_in_words(a_study(tmp_path, "ring", {}, rows))
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"), [((3, 2, 1), "not here"), ((1, 2, 3), "right"), ((1, 4, 2, 3), "half right")]
+)
+def test_perplexity_rises_all_along_or_not(values, verdict):
+    """It increases if its last value is the greatest; a peak before makes that half right."""
+    found, why = codes.perplexity_verdict(list(values))
+    assert found == verdict
+    assert verdict != "half right" or why == "from 1 it rose to 4 (epoch 2), fell to 2, and ended at 3."
+
+
+@pytest.mark.parametrize(
+    ("nmse", "words"),
+    [
+        ((0.1, 0.2), "Ours has the least error, 0.100"),
+        ((0.2, 0.1), "that of ours with averages is larger by 100%"),
+    ],
+)
+def test_quantisers_are_ranked(tmp_path, nmse, words):
+    """The least error is named, and how far ours is behind it."""
+    rows = [
+        {"quantizer": name, "seed": 0, "test_nmse": value, "test_codes_used": 5, "test_perplexity": 4.0}
+        for name, value in (("FSQ", nmse[1]), ("SimVQ", 0.3), ("EMA", nmse[0]), ("gradient", 0.3))
+    ]
+    run = a_study(tmp_path, "codebook-quantizers", {"updates": 10, "config": {"num_codes": 8}}, rows)
+    assert words in codes.quantizers_in_words(run)
+    assert [row["NMSE"] for row in codes.quantizer_rows(run)][-1] == "0.100"
 
 
 # ---- figures
