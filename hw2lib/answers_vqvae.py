@@ -118,7 +118,8 @@ def ring_in_words(run: Run) -> str:
         for r in ratios
     }
     slow = max(row["modes"] for row in found if row["ratio"] == ratios[0])
-    words = f"With {RATIOS.get(ratios[0], f'{ratios[0]:g} updates')} no width covers more than {slow} of the 8 modes: too slow teaches nothing. "
+    pace = RATIOS.get(ratios[0], f"{ratios[0]:g} updates a step")
+    words = f"With {pace} no width covers {f'more than {slow} of the 8 modes' if slow else 'any mode'}: too slow teaches little. "
     some = {key: group for key, group in groups.items() if min(row["modes"] for row in group) > 1}
     blurred = {key: group for key, group in some.items() if max(row["near"] for row in group) <= SHARP}
     for (width, ratio), group in blurred.items():
@@ -215,7 +216,7 @@ def terms_in_words(run: Run) -> str:
     return words + (
         "The error is larger without it for "
         + " and for ".join(
-            f"{name} ({without:.3f} against {with_it:.3f})" for name, without, with_it in worse
+            f"the codebook {name} ({without:.3f} against {with_it:.3f})" for name, without, with_it in worse
         )
         + "."
         if worse
