@@ -11,6 +11,7 @@ import torch
 from hw2lib import (
     ROOT,
     ablations,
+    answers_collapse,
     charts,
     collapse,
     experiments,
@@ -246,11 +247,11 @@ def test_uses_are_counts_and_shares():
 def test_the_linear_vae_is_compared_with_its_formula(tmp_path):
     """Measured divergences lie on the curve of the formula, and the sentence counts the trainings that agree."""
     run = collapse.linear_vae(tmp_path, sigma2s=(0.7, 5.0), seeds=(0,))
-    measured, curve = codes.linear_kls(run)
+    measured, curve = answers_collapse.linear_kls(run)
     assert measured[0.7] == pytest.approx(collapse.analytic_kl(0.7), abs=1e-5)
     assert len(curve) == 201
     assert min(curve) == pytest.approx(0.7) and max(curve) == pytest.approx(5.0)
-    said = codes.linear_in_words(run)
+    said = answers_collapse.linear_in_words(run)
     assert "keeps 3, 0 latents active: in 2 of 2 trainings" in said
     assert "it ignores every latent" in said
 
@@ -301,7 +302,7 @@ def test_modes_are_lost_by_those_who_have_some(tmp_path, modes, near, words):
         }
         for width, count, share in zip((4, 512), modes, (0.01, near), strict=True)
     ]
-    assert words in codes.ring_in_words(a_study(tmp_path, "ring", {}, rows))
+    assert words in answers_collapse.ring_in_words(a_study(tmp_path, "ring", {}, rows))
 
 
 @pytest.mark.parametrize(
@@ -413,9 +414,9 @@ def said_of(runs):
         photographs.directions_in_words(small, cards, "averaged"),
         photographs.hidden_in_words(hidden),
         photographs.in_short(cards, "averaged", len(real.epochs["epoch"]), "horse", "zebra"),
-        codes.linear_in_words(runs["linear-vae"]),
-        codes.power_in_words(runs["decoder-power"]),
-        codes.ring_in_words(runs["ring"]),
+        answers_collapse.linear_in_words(runs["linear-vae"]),
+        answers_collapse.power_in_words(runs["decoder-power"]),
+        answers_collapse.ring_in_words(runs["ring"]),
         codes.terms_in_words(runs["codebook-terms"]),
         codes.starts_in_words(runs["codebook-starts"]),
         codes.quantizers_in_words(runs["codebook-quantizers"]),
