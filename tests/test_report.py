@@ -350,7 +350,7 @@ def test_pdf(built):
     )
     words = " ".join(result.stdout.decode().split())
     order = positions(
-        words, document.TITLE, "Contents", "It took 2 epochs", "Of the second part.", "Table 4."
+        words, document.TITLE, "Contents", "It took 2 epochs", "Of the second part.", "Table 3."
     )
     assert order == sorted(order)
     assert "log 𝐷(𝑥)" in words
