@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hw2lib.ablations import kept_translations
 from hw2lib.runs import Run
-from hw2lib.study import by_case, seeds_in_words, spread
+from hw2lib.study import by_value, differ, seeds_in_words, spread, values
 from hw2lib.translation import difference, load_strip
 from hw2lib.unpaired import Domains
 
@@ -35,18 +35,8 @@ WEIGHTS = {
 Found = dict[str, dict[str, float]]  # score -> entry of study.by_case
 
 
-def of(run: Run) -> dict[str, Found]:
-    """The ablations' numbers by variant."""
-    return {variant: found for (variant,), found in by_case(run).items()}
-
-
 def mean(found: Found, score: str) -> float:
     return found[score]["mean"]
-
-
-def differ(one: Found, other: Found, score: str) -> bool:
-    """Whether all seeds of one case lie on the same side of all seeds of another."""
-    return one[score]["max"] < other[score]["min"] or other[score]["max"] < one[score]["min"]
 
 
 # ---- the drawn domains
@@ -64,7 +54,7 @@ def setting(run: Run) -> str:
         f"part that their name says, with {seeds_in_words(run)}. ± is one standard deviation over the seeds. Last weights, no "
         "averages. "
     )
-    start, now = run.metrics["ends"][NOTHING]["truth_ab"], mean(of(run)["full"], "truth_ab")
+    start, now = run.metrics["ends"][NOTHING]["truth_ab"], mean(by_value(run)["full"], "truth_ab")
     return words + (
         f"That is little training: the full objective's zebras differ from the true ones by {now:.2f}, and the untouched "
         f"horses by {start:.2f}. Cases are to be compared with each other, and no score here says what CycleGAN can do."
@@ -73,7 +63,7 @@ def setting(run: Run) -> str:
 
 def table(run: Run, variants: Sequence[str]) -> list[dict[str, str]]:
     """Rows of scores from a to b, between doing nothing and the true counterparts."""
-    cases, ends = of(run), run.metrics["ends"]
+    cases, ends = by_value(run), run.metrics["ends"]
     rows = []
     for name in (NOTHING, *variants, TRUE):
         if name in ends:
@@ -148,7 +138,7 @@ def likeness_in_words(run: Run, domains: Domains) -> str:
 
 def losses_in_words(run: Run) -> str:
     """What each loss is for: the cases without one, and with the identity loss."""
-    cases = of(run)
+    cases = by_value(run)
     full, no_cycle, no_gan, identity = (
         cases[name] for name in ("full", "no cycle loss", "no adversarial loss", "with identity loss")
     )
@@ -164,7 +154,8 @@ def losses_in_words(run: Run) -> str:
         f"{mean(full, 'background_ab'):.2f}: "
         + (
             "what the pictures show is no longer tied to the input. "
-            if differ(full, no_cycle, "cycle_aba") and mean(no_cycle, "cycle_aba") > mean(full, "cycle_aba")
+            if differ(full["cycle_aba"], no_cycle["cycle_aba"])
+            and mean(no_cycle, "cycle_aba") > mean(full, "cycle_aba")
             else "with this little training the seeds do not tell the two apart. "
         )
     )
@@ -175,7 +166,7 @@ def losses_in_words(run: Run) -> str:
         f"stripes are {mean(identity, 'stripes_ab'):.2f} and {mean(full, 'stripes_ab'):.2f}. "
         + (
             "So it does have an effect, and a good one on all that should stay. "
-            if effect and differ(full, identity, "background_ab")
+            if effect and differ(full["background_ab"], identity["background_ab"])
             else "The effect is in the expected direction, but smaller than the differences between seeds. "
             if effect
             else "Here the expected effect did not show. "
@@ -185,7 +176,7 @@ def losses_in_words(run: Run) -> str:
 
 def objectives_in_words(run: Run) -> str:
     """Least squares beside cross entropy, and with no pool."""
-    cases = of(run)
+    cases = by_value(run)
     full, cross, no_pool = (cases[name] for name in ("full", "cross entropy", "no pool"))
     scores = ("stripes_ab", "background_ab")
     words = (
@@ -200,7 +191,7 @@ def objectives_in_words(run: Run) -> str:
             ("the two objectives", cross),
             ("the trainings with the pool and without", no_pool),
         )
-        if any(differ(full, found, score) for score in scores)
+        if any(differ(full[score], found[score]) for score in scores)
     ]
     return words + (
         f"All seeds agree on a difference between {' and between '.join(clear)}."
@@ -222,17 +213,13 @@ def weight_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
 
 
 def by_weight(run: Run, score: str) -> dict[float, list[float]]:
-    rows = run.metrics["rows"]
-    return {
-        weight: [row[score] for row in rows if row["variant"] == name]
-        for weight, name in WEIGHTS.items()
-        if any(row["variant"] == name for row in rows)
-    }
+    """Weight of the cycle loss -> a value for each seed."""
+    return {weight: values(run, "variant", score, variant=name)[name] for weight, name in WEIGHTS.items()}
 
 
 def weights_in_words(run: Run) -> str:
     """What the cycle weight buys and costs."""
-    cases = of(run)
+    cases = by_value(run)
     light, full, heavy = (cases[name] for name in ("cycle weight 0.1", "full", "cycle weight 100"))
     stripes = {weight: mean(cases[name], "stripes_ab") for weight, name in WEIGHTS.items()}
     best = max(stripes, key=stripes.get)
@@ -255,15 +242,17 @@ def weights_in_words(run: Run) -> str:
 
 def patches_verdict(run: Run) -> tuple[str, str]:
     """Verdict and reason on the claim that other discriminators may be worse than a PatchGAN."""
-    full, picture = of(run)["full"], of(run)["whole-picture discriminator"]
-    if differ(full, picture, "stripes_ab") and mean(picture, "stripes_ab") < mean(full, "stripes_ab"):
+    full, picture = by_value(run)["full"], by_value(run)["whole-picture discriminator"]
+    if differ(full["stripes_ab"], picture["stripes_ab"]) and mean(picture, "stripes_ab") < mean(
+        full, "stripes_ab"
+    ):
         return "so here", "pix2pix found the same; at 32 pixels, though, a patch holds the whole picture."
     return "right, by others", "pix2pix found whole-picture ones worse; these small trainings do not show it."
 
 
 def others_in_words(run: Run) -> str:
     """Other networks and objectives beside the homework's."""
-    cases = of(run)
+    cases = by_value(run)
     full, unet, picture = (cases[name] for name in ("full", "U-Net generator", "whole-picture discriminator"))
     siamese, alone = (
         cases[name] for name in ("siamese in place of the cycle loss", "siamese without discriminator")

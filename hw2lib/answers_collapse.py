@@ -4,18 +4,9 @@ import math
 
 from hw2lib import collapse
 from hw2lib.runs import Run
-from hw2lib.study import by_case, rows, seeds_in_words, spread
+from hw2lib.study import by_value, rows, seeds_in_words, spread, values
 
 RATIOS = {0.2: "1 update of D in 5 steps", 1.0: "1 a step", 5.0: "5 a step"}
-
-
-def values(run: Run, over: str, score: str, **fixed) -> dict[float, list[float]]:
-    """level of `over` -> a value for each seed, of the cases in which `fixed` holds, for charts.by_level."""
-    found: dict[float, list[float]] = {}
-    for row in rows(run):
-        if all(row[name] == value for name, value in fixed.items()):
-            found.setdefault(row[over], []).append(row[score])
-    return found
 
 
 # ---- posterior collapse
@@ -26,7 +17,7 @@ def linear_kls(run: Run) -> tuple[dict[float, list[float]], dict[float, list[flo
     latents = len(run.config["settings"]["eigenvalues"])
     measured = {
         sigma2: [found[f"kl_{place}"]["mean"] for place in range(1, latents + 1)]
-        for (sigma2,), found in by_case(run).items()
+        for sigma2, found in by_value(run).items()
     }
     least, most = math.log(min(measured)), math.log(max(measured))
     many = [math.exp(least + (most - least) * step / 200) for step in range(201)]
@@ -63,7 +54,7 @@ def power_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
 
 def power_in_words(run: Run) -> str:
     """What decoders that see more pixels leave to z, and what they can still draw."""
-    cases = {k: found for (k,), found in by_case(run).items()}
+    cases = by_value(run)
     weak, strong = cases[min(cases)], cases[max(cases)]
     bound = {  # at most rounding below 0
         k: max(0.0, found["true_nll_without_z"]["mean"] - found["true_nll"]["mean"])
@@ -102,7 +93,7 @@ def ring_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
 
 
 SHARP = (
-    0.5  # a generator with more of its samples near a mode than this fits the data, whatever it leaves out
+    0.5  # a generator with a larger share of its samples near a mode fits the data, whatever it leaves out
 )
 
 

@@ -1,15 +1,16 @@
 """The written answers of section 1.2, as hw2lib.answers_ablations: what the training on photographs says, and what it hides."""
 
-from hw2lib.answers_ablations import differ, lead, mean, of
+from hw2lib.answers_ablations import lead, mean
 from hw2lib.runs import Run
-from hw2lib.study import seeds_in_words, spread
+from hw2lib.study import by_value, differ, seeds_in_words, spread
 
 BALANCES = {"discriminator every 3rd step": 1 / 3, "full": 1.0, "3 discriminator steps": 3.0}
+DISTANCES = {"KD": "kd_closed", "FD": "fd_closed"}
 
 
 def balance_rows(run: Run) -> list[dict[str, str]]:
     """How the generator's loss follows the discriminator's updates."""
-    cases = of(run)
+    cases = by_value(run)
     return [
         {
             "discriminator updates a step": "1/3" if updates < 1 else f"{updates:g}",
@@ -24,7 +25,7 @@ def balance_rows(run: Run) -> list[dict[str, str]]:
 
 def balance_in_words(run: Run, early: dict[str, float], late: dict[str, float]) -> str:
     """Who is winning, by the small trainings and by the first and last tenth of the real one (verdicts)."""
-    cases = of(run)
+    cases = by_value(run)
     few, many = cases["discriminator every 3rd step"], cases["3 discriminator steps"]
     words = (
         f"With more updates of the discriminator, from one in three steps to three a step, the generator's loss goes from "
@@ -53,21 +54,24 @@ def balance_in_words(run: Run, early: dict[str, float], late: dict[str, float]) 
     )
 
 
+def leading(there: dict[str, float], back: dict[str, float]) -> dict[str, bool]:
+    """By each distance, whether the rows `there` of a verdicts.card closes more of its gap than `back` of the other."""
+    return {title: there[score] > back[score] for title, score in DISTANCES.items()}
+
+
 def directions_in_words(run: Run, cards: dict[str, dict], name: str) -> str:
     """Which direction is easier: by the real run's distances, and by the drawn domains."""
-    full, nothing = of(run)["full"], run.metrics["ends"]["doing nothing"]["truth_ab"]
+    full, nothing = by_value(run)["full"], run.metrics["ends"]["doing nothing"]["truth_ab"]
     words, there, back = "", cards["b"][name], cards["a"][name]
     if "kd_closed" in there:
-        by = [("KD", "kd_closed"), ("FD", "fd_closed")]
-        leads = {title: there[key] > back[key] for title, key in by}
-        ahead = " and ".join(f"{title} has {way(first)} ahead" for title, first in leads.items())
-        agree = len(set(leads.values())) == 1
-        words = f"**{f'By both distances {way(there[by[0][1]] > back[by[0][1]])}' if agree else f'Neither: {ahead}'}.** "
-        words += "Of the gap between doing nothing and real pictures, " + " and ".join(
-            f"{there[key]:.0%} is closed from A to B and {back[key]:.0%} from B to A by {title}"
-            for title, key in by
+        ways = {title: "A to B" if leads else "B to A" for title, leads in leading(there, back).items()}
+        ahead = " and ".join(f"{title} has {way} ahead" for title, way in ways.items())
+        agreed = f"By both distances {ways['KD']}" if ways["KD"] == ways["FD"] else f"Neither: {ahead}"
+        closed = " and ".join(
+            f"{there[score]:.0%} is closed from A to B and {back[score]:.0%} from B to A by {title}"
+            for title, score in DISTANCES.items()
         )
-        words += ". "
+        words = f"**{agreed}.** Of the gap between doing nothing and real pictures, {closed}. "
     words += (
         f"On drawn pictures, where the truth is known, translations end {mean(full, 'truth_ab'):.2f} from it from horse to zebra and "
         f"{mean(full, 'truth_ba'):.2f} from zebra to horse, {seeds_in_words(run)}; untouched pictures are {nothing:.2f} away. "
@@ -79,12 +83,8 @@ def directions_in_words(run: Run, cards: dict[str, dict], name: str) -> str:
             "nothing."
         )
     easier = "horse to zebra" if mean(full, "truth_ab") < mean(full, "truth_ba") else "zebra to horse"
-    clear = differ({"x": full["truth_ab"]}, {"x": full["truth_ba"]}, "x")
+    clear = differ(full["truth_ab"], full["truth_ba"])
     return words + (f"There {easier} is the easier task." if clear else "Seeds do not tell the two apart.")
-
-
-def way(first: bool) -> str:
-    return "A to B" if first else "B to A"
 
 
 def further_verdict(epochs: dict) -> tuple[str, str]:
@@ -109,7 +109,7 @@ def directions_verdict(cards: dict[str, dict], name: str) -> tuple[str, str]:
         better = there["truth"] < back["truth"]
         words = f"{there['truth']:.2f} from the truth there, {back['truth']:.2f} on the way back."
         return ("so here" if better else "not so here"), words
-    leads = [there[key] > back[key] for key in ("kd_closed", "fd_closed")]
+    leads = leading(there, back).values()
     words = f"{there['kd_closed']:.0%} of the gap closed against {back['kd_closed']:.0%} by KD, {there['fd_closed']:.0%} against "
     words += f"{back['fd_closed']:.0%} by FD."
     return ("so here" if all(leads) else "not so here" if not any(leads) else "depends on the measure"), words

@@ -2,8 +2,10 @@
 
 import statistics
 
+from hw2lib.prior import SEEN, UNIFORM
 from hw2lib.runs import Run
-from hw2lib.study import by_case, spread
+from hw2lib.samples import DRAWN
+from hw2lib.study import by_case, by_value, spread
 
 CODEBOOKS = {"gradient": "learnt by its loss", "ema": "of moving averages"}
 
@@ -24,16 +26,21 @@ def gradient_rows(facts: dict[str, float]) -> list[dict[str, str]]:
     ]
 
 
+def score_cells(found: dict[str, dict[str, float]]) -> dict[str, str]:
+    """The columns that the tables of codebooks' studies share."""
+    return {
+        "NMSE": spread(found["test_nmse"], 3),
+        "perplexity": spread(found["test_perplexity"], 0),
+        "codes used": spread(found["test_codes_used"], 0),
+    }
+
+
 def terms_rows(run: Run) -> list[dict[str, str]]:
     """The study codebooks.terms as a table: a row for each codebook and removed term."""
     return [
         {"codebook": CODEBOOKS[codebook], "term removed": removed}
-        | {
-            "NMSE": spread(found["test_nmse"], 3),
-            "perplexity": spread(found["test_perplexity"], 0),
-            "codes used": spread(found["test_codes_used"], 0),
-            "size of z_e": size_in_words(found["encoder_rms"]),
-        }
+        | score_cells(found)
+        | {"size of z_e": size_in_words(found["encoder_rms"])}
         for (codebook, removed), found in by_case(run).items()
     ]
 
@@ -110,18 +117,14 @@ def starts_rows(run: Run) -> list[dict[str, str]]:
             for at in (100, 500)
             if f"perplexity_at_{at}" in found
         }
-        | {
-            "NMSE": spread(found["test_nmse"], 3),
-            "perplexity": spread(found["test_perplexity"], 0),
-            "codes used": spread(found["test_codes_used"], 0),
-        }
-        for (start,), found in by_case(run).items()
+        | score_cells(found)
+        for start, found in by_value(run).items()
     ]
 
 
 def starts_in_words(run: Run) -> str:
     """Which of the two remedies does what."""
-    cases = {start: found for (start,), found in by_case(run).items()}
+    cases = by_value(run)
     used = {start: found["test_codes_used"]["mean"] for start, found in cases.items()}
     nmse = {start: found["test_nmse"]["mean"] for start, found in cases.items()}
     neither, start, restart, both, noise = cases
@@ -155,19 +158,14 @@ def quantizer_rows(run: Run) -> list[dict[str, str]]:
     """The study codebooks.other_quantizers as a table."""
     names = {"EMA": "ours, moving averages", "gradient": "ours, learnt by its loss"}
     return [
-        {"quantiser": names.get(name, name)}
-        | {
-            "NMSE": spread(found["test_nmse"], 3),
-            "perplexity": spread(found["test_perplexity"], 0),
-            "codes used": spread(found["test_codes_used"], 0),
-        }
-        for (name,), found in sorted(by_case(run).items(), key=lambda item: -item[1]["test_nmse"]["mean"])
+        {"quantiser": names.get(name, name)} | score_cells(found)
+        for name, found in sorted(by_value(run).items(), key=lambda item: -item[1]["test_nmse"]["mean"])
     ]
 
 
 def quantizers_in_words(run: Run) -> str:
     """How the newer quantizers compare."""
-    cases = {name: found for (name,), found in by_case(run).items()}
+    cases = by_value(run)
     nmse = {name: found["test_nmse"]["mean"] for name, found in cases.items()}
     used = {name: found["test_codes_used"]["mean"] for name, found in cases.items()}
     best, codes = min(nmse, key=nmse.get), run.config["settings"]["config"]["num_codes"]
@@ -261,13 +259,10 @@ def in_short(
     bits: float,
 ) -> str:
     """The codec and its prior in one sentence, for the report's summary."""
-    uniform, seen = (
-        next(row["nats"] for name, row in known.items() if name.startswith(start))
-        for start in ("nothing", "all")
-    )
+    uniform, seen = known[UNIFORM]["nats"], known[SEEN]["nats"]
     return (
         f"**VQ-VAE**, epochs: {epochs}. NMSE {last['test_nmse']:.4f} ({last['test_psnr']:.2f} dB) on {pictures:,} test pictures at "
         f"{bits:.0f} bits a picture, perplexity {last['test_perplexity']:.0f}. A prior over the codes makes a code {uniform - seen:.2f} nats "
-        f"cheaper than a uniform guess, and its new pictures close {card['new pictures']['kd_closed']:.0%} of the gap between codes "
+        f"cheaper than a uniform guess, and its new pictures close {card[DRAWN]['kd_closed']:.0%} of the gap between codes "
         "without a prior and real pictures (kernel distance)."
     )

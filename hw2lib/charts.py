@@ -46,16 +46,10 @@ def objective_gradients(outputs: np.ndarray, gradients: dict[str, np.ndarray]) -
     return figure
 
 
-def by_level(
-    panels: dict[str, Series],
-    xlabel: str,
-    logarithmic: bool = False,
-    references: dict[str, dict[str, float]] | None = None,
-) -> Figure:
+def by_level(panels: dict[str, Series], xlabel: str) -> Figure:
     """A panel a score: over the levels of what was varied, a dot for each seed and a line through the means.
 
-    references: title of a panel -> name -> a level to draw across it. Levels are spread evenly over the axis, since
-    only their order is meant, and written below it.
+    Levels are spread evenly over the axis, since only their order is meant, and written below it.
     """
     figure, grid = plt.subplots(
         1, len(panels), figsize=(7.2, 2.6), layout="constrained", squeeze=False, sharex=True
@@ -74,16 +68,9 @@ def by_level(
             )
             for place, found in zip(at, values.values(), strict=True):
                 axes.plot([place] * len(found), found, ".", color=colour, alpha=0.5, markersize=4)
-        for name, level in (references or {}).get(title, {}).items():
-            axes.axhline(level, color=OTHER, linestyle=(0, (1, 2)), linewidth=1)
-            axes.annotate(
-                name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6.5
-            )
         axes.set(title=title, xlabel=xlabel, xticks=range(len(levels)))
         axes.set_xticklabels([f"{level:g}" for level in levels])
-        if logarithmic:
-            axes.set_yscale("log")
-    if len(panels) and any(label for series in panels.values() for label in series):
+    if any(label for series in panels.values() for label in series):
         grid[0, -1].legend(fontsize=7)
     return figure
 

@@ -9,7 +9,7 @@ import base64
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 from hw2lib import pages, show
+from hw2lib.markdown import CODE_BLOCK, anchor, check_maths, outside, outside_code, protect_maths
 from hw2lib.pages import ReportError
 
 TITLE = "CycleGAN and VQ-VAE: a measured reproduction"
@@ -29,17 +30,9 @@ NEVER_SHOWN = {"remove-cell"}  # tags of cells; widgets for exploring, say
 NOT_IN_REPORT = NEVER_SHOWN | {"parameters", "injected-parameters"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
-# GitHub refuses \operatorname; \mathbbm and \mathds are not known everywhere; Typst loses \tag and \color,
-# and prints the symbols beside \! and \; on top of each other
-BROKEN_MATHS = re.compile(r"\\(?:operatorname|mathbbm|mathds|tag|color)(?![A-Za-z])|\\[!;]")
-CODE_BLOCK = re.compile(r"(^`{3,}.*?^`{3,}[ \t]*$|^~{3,}.*?^~{3,}[ \t]*$)", re.DOTALL | re.MULTILINE)
-CODE_SPAN = re.compile(r"(`[^`\n]+`)")
 HEADING = re.compile(r"^(?=#{1,5} )", re.MULTILINE)
 ANY_HEADING = re.compile(r"^#+ +(\S.*?)[ \t]*$", re.MULTILINE)
 TITLE_LINE = re.compile(r"^# +(\S.*)$", re.MULTILINE)
-DISPLAY_MATHS = re.compile(r"^([ \t]*)\$\$(.+?)\$\$[ \t]*$", re.DOTALL | re.MULTILINE)
-INLINE_MATHS = re.compile(r"(?<![\\$])\$(?=[^\s$`])((?:[^$\n]|\n(?!\n))+?)(?<=\S)\$(?![\d$])")
-MARKDOWN_IN_MATHS = re.compile(r"\\[^\w\s]|\*|\W_")  # \, loses its backslash, }_{ ... }_{ becomes emphasis
 FIGURE_REFERENCE = re.compile(r"\{fig:([^{}\s]+)\}")
 
 
@@ -50,13 +43,6 @@ def check_source(path: Path) -> None:
     for where, cell in numbered(notebook, path.name):
         if cell.cell_type == "markdown":
             check_maths(cell.source, where)
-
-
-def check_maths(markdown: str, where: str) -> None:
-    """Raise ReportError for a macro that breaks on GitHub, in HTML or in PDF; code is not looked at."""
-    if broken := BROKEN_MATHS.search(CODE_SPAN.sub("", CODE_BLOCK.sub("", markdown))):
-        cure = r"use \mathrm{...}, \mathbf{1} and \, instead"
-        raise ReportError(f"{where}: {broken[0]} does not show on GitHub, in HTML and in PDF alike; {cure}")
 
 
 def check_executed(notebook: NotebookNode, name: str) -> None:
@@ -183,7 +169,7 @@ def to_markdown(notebook: NotebookNode, name: str, figures: dict[str, int], with
     title = "" if with_code else rf"# {part}\1"
     for where, cell in numbered(notebook, name):
         if cell.cell_type == "markdown":
-            text = _outside(CODE_BLOCK, cell.source, lambda prose: TITLE_LINE.sub(title, prose))
+            text = outside(CODE_BLOCK, cell.source, lambda prose: TITLE_LINE.sub(title, prose))
             cell.source = _prose(text, where, figures, shift=not with_code)
         elif cell.cell_type == "code":
             shown = [_output(output, cell, where, figures, with_code) for output in cell.outputs]
@@ -198,25 +184,6 @@ def to_markdown(notebook: NotebookNode, name: str, figures: dict[str, int], with
     config.TagRemovePreprocessor.remove_cell_tags = NEVER_SHOWN if with_code else NOT_IN_REPORT
     markdown, _ = MarkdownExporter(config=config).from_notebook_node(notebook)
     return re.sub(r"\n{3,}", "\n\n", markdown).strip()
-
-
-def protect_maths(markdown: str) -> str:
-    """
-    Write formulas that GitHub's Markdown would damage in its own form, $`...`$ or a block marked `math`.
-
-    The others stay between dollar signs, which more programs show.
-    """
-
-    def display(found: re.Match) -> str:
-        indent, formula = found[1], found[2].strip()
-        return f"{indent}```math\n{indent}{formula}\n{indent}```" if damaged(formula) else found[0]
-
-    def inline(found: re.Match) -> str:
-        return f"$`{found[1]}`$" if damaged(found[1]) else found[0]
-
-    damaged = MARKDOWN_IN_MATHS.search
-    markdown = _outside(CODE_BLOCK, markdown, lambda prose: DISPLAY_MATHS.sub(display, prose))
-    return _outside_code(markdown, lambda prose: INLINE_MATHS.sub(inline, prose))
 
 
 def summary_section(notebooks: dict[str, NotebookNode], figures: dict[str, int]) -> list[str]:
@@ -251,11 +218,6 @@ def summary_section(notebooks: dict[str, NotebookNode], figures: dict[str, int])
         rows.append(columns | {"evidence": link})
     parts = ["\n".join(results), show.pipe_table(rows) if rows else ""]
     return ["## In short", *filter(None, parts)] if any(parts) else []
-
-
-def anchor(heading: str) -> str:
-    """What GitHub and pandoc call the heading in a link, if it has no maths and is the only one of its name."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def provenance_section(notebooks: dict[str, NotebookNode]) -> list[str]:
@@ -323,19 +285,8 @@ def _prose(markdown: str, where: str, figures: dict[str, int], shift: bool) -> s
             )
         return f"Figure {figures[found[1]]}"
 
-    text = _outside_code(markdown, lambda prose: FIGURE_REFERENCE.sub(reference, prose))
-    return _outside(CODE_BLOCK, text, lambda prose: HEADING.sub("#", prose)) if shift else text
-
-
-def _outside(code: re.Pattern, markdown: str, change: Callable[[str], str]) -> str:
-    """Apply a change to Markdown, but not to the code that the pattern finds."""
-    pieces = code.split(markdown)  # prose and code in turn
-    return "".join(piece if index % 2 else change(piece) for index, piece in enumerate(pieces))
-
-
-def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
-    """Apply a change to Markdown, but not to code blocks and code spans."""
-    return _outside(CODE_BLOCK, markdown, lambda text: _outside(CODE_SPAN, text, change))
+    text = outside_code(markdown, lambda prose: FIGURE_REFERENCE.sub(reference, prose))
+    return outside(CODE_BLOCK, text, lambda prose: HEADING.sub("#", prose)) if shift else text
 
 
 def _fenced(text: str) -> str:

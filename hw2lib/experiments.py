@@ -154,8 +154,8 @@ def _data_in_words(pictures: dict) -> str:
 def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> dict[str, dict]:
     """UMAP of a codebook (K, D) and, as controls, of itself shuffled and of Gaussian noise.
 
-    "shuffled" is `shuffled_codebook`; "noise" has its mean and spread in each dimension. Euclidean, as the quantizer measures. {"codebook" | "shuffled" |
-    "noise": {n_neighbors: {"xy" (K, 2), "trustworthiness", "islands"}}};
+    "shuffled" is `shuffled_codebook`; "noise" has its mean and spread in each dimension. Euclidean, as the quantizer
+    measures. {"codebook" | "shuffled" | "noise": {n_neighbors: {"xy" (K, 2), "trustworthiness", "islands"}}};
     trustworthiness (Venna and Kaski 2001, 15 neighbours) is 1 where each point's neighbours on the map are its
     neighbours in the codebook, and about 0.5 where the map is drawn at random.
     """

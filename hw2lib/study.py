@@ -85,6 +85,25 @@ def by_case(run: Run, without: str = "seed") -> dict[tuple, dict[str, dict[str, 
     }
 
 
+def by_value(run: Run) -> dict[str | float, dict[str, dict[str, float]]]:
+    """`by_case` of a study that varies one thing beside the seed, by the values of that thing."""
+    return {value: found for (value,), found in by_case(run).items()}
+
+
+def values(run: Run, over: str, score: str, **fixed) -> dict[str | float, list[float]]:
+    """Value of `over` -> `score` of each seed, of the cases in which `fixed` holds."""
+    found: dict[str | float, list[float]] = {}
+    for row in rows(run):
+        if all(row[name] == value for name, value in fixed.items()):
+            found.setdefault(row[over], []).append(row[score])
+    return found
+
+
+def differ(one: dict[str, float], other: dict[str, float]) -> bool:
+    """Whether of two entries of `by_case` all seeds of one lie on the same side of all seeds of the other."""
+    return one["max"] < other["min"] or other["max"] < one["min"]
+
+
 def spread(found: dict[str, float], digits: int = 3) -> str:
     """'0.123 ± 0.003', mean and standard deviation of an entry of `by_case`; only the number where it is of one run."""
     mean = f"{found['mean']:.{digits}f}"
