@@ -39,9 +39,7 @@ def steps_of(name: str, options: dict):
 
 
 @click.command(help=__doc__)
-@click.option(
-    "--steps", default=5, show_default=True, help="counted sets of maps of each, after 1 that is not"
-)
+@click.option("--steps", default=5, show_default=True, help="counted sets of maps of each, after 1 that is not")
 @click.option("--maps", default=64, show_default=True, help="in a set")
 @click.option("--channels", default=PixelCNNConfig().channels, show_default=True)
 @click.option("--layers", default=PixelCNNConfig().layers, show_default=True)

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-ROOT = (
-    Path(__file__).resolve().parents[1]
-)  # the repository: notebooks, results and figures lie beside the package
+ROOT = Path(__file__).resolve().parents[1]  # the repository: notebooks, results and figures lie beside the package
 
 
 class Problem(Exception):

@@ -55,9 +55,7 @@ def restore() -> None:
 @click.argument("model", type=click.Choice(["cyclegan", "vqvae", "pixelcnn"]))
 @PRESET
 @DATA
-@click.option(
-    "-p", "changes", multiple=True, metavar="NAME=VALUE", help="another value for a parameter of the preset"
-)
+@click.option("-p", "changes", multiple=True, metavar="NAME=VALUE", help="another value for a parameter of the preset")
 def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ...]) -> None:
     """Train as the notebook would, into the same run folder, which the notebook then loads.
 
@@ -102,15 +100,11 @@ def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: str) ->
     targets = [folder / f"{source.stem}.png" for source in sources]
     for target in targets:
         if targets.count(target) > 1 or target.resolve() in [source.resolve() for source in sources]:
-            raise parameters.ParameterError(
-                f"{target} would be written over: give another folder, or fewer pictures"
-            )
+            raise parameters.ParameterError(f"{target} would be written over: give another folder, or fewer pictures")
     model = CycleGAN.load(weights)
     g_ab, g_ba = model.generators(averaged=bool(model.config.ema_decay))
     generator = g_ab if to == "b" else g_ba
-    pictures = {
-        source: translation.fit_for(model, read_picture(source)) for source in sources
-    }  # all, before any work
+    pictures = {source: translation.fit_for(model, read_picture(source)) for source in sources}  # all, before any work
     for picture, target in zip(pictures.values(), targets, strict=True):
         translation.save_picture(target, translation.translate(generator, picture)[0])
         click.echo(target)

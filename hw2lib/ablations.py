@@ -128,9 +128,7 @@ def local_contrast(pictures: Tensor, masks: Tensor) -> float:
 
     pictures: uint8 (N, 3, H, W), masks: bool (N, H, W).
     """
-    light = torch.einsum(
-        "nchw,c->nhw", pictures.double() / 127.5, torch.tensor(LUMINANCE, dtype=torch.float64)
-    )
+    light = torch.einsum("nchw,c->nhw", pictures.double() / 127.5, torch.tensor(LUMINANCE, dtype=torch.float64))
     across = light.diff(dim=2).abs()[masks[:, :, 1:] & masks[:, :, :-1]]
     down = light.diff(dim=1).abs()[masks[:, 1:] & masks[:, :-1]]
     return float(torch.cat([across, down]).mean())
@@ -145,8 +143,7 @@ def stripes(fake: Tensor, source: Tensor, target: Tensor, masks: Tensor) -> floa
     values below 0 and above 1.
     """
     at, start, end = (
-        local_contrast(pictures, masks) - local_contrast(pictures, ~masks)
-        for pictures in (fake, source, target)
+        local_contrast(pictures, masks) - local_contrast(pictures, ~masks) for pictures in (fake, source, target)
     )
     return (at - start) / (end - start)
 
@@ -180,9 +177,7 @@ def ends(domains: Domains) -> dict[str, dict[str, float]]:
     }
 
 
-def train(
-    model: CycleGAN | TravelGAN, batches: Pairs, steps: int, discriminator_steps: int = 1
-) -> dict[str, float]:
+def train(model: CycleGAN | TravelGAN, batches: Pairs, steps: int, discriminator_steps: int = 1) -> dict[str, float]:
     """Train on the CPU, in float32; returns means over the last tenth of the steps of what `step` returns."""
     model.setup(training.machine("cpu", "32"), steps)
     stream = chain.from_iterable(batches(epoch) for epoch in count())
@@ -196,9 +191,7 @@ def train(
     return {name: float(torch.stack([losses[name] for losses in kept]).mean()) for name in kept[0]}
 
 
-def measure(
-    case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path | None = None
-) -> dict[str, float]:
+def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path | None = None) -> dict[str, float]:
     """Train the variant of the case with its seed, and look at its translations of the test pictures.
 
     Scores of both directions, the cycle errors "cycle_aba" and "cycle_bab" (translation.cycle_error), and the

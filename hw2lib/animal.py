@@ -92,9 +92,7 @@ def roll_pose(dice) -> _Pose:
     return _Pose(feet, neck, poll, nose, crest, dice.roll(-0.06, 0.08))
 
 
-def limb(
-    grid: Grid, sun: Pair, start: Pair, end: Pair, radii: Pair, phases: Pair, points: Pair = (0.0, 0.0)
-) -> _Shape:
+def limb(grid: Grid, sun: Pair, start: Pair, end: Pair, radii: Pair, phases: Pair, points: Pair = (0.0, 0.0)) -> _Shape:
     """A tapered capsule; the last three pairs give the values at its start and its end."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     x, y = grid.x - start[0], grid.y - start[1]

@@ -68,8 +68,7 @@ def table(run: Run, variants: Sequence[str]) -> list[dict[str, str]]:
     for name in (NOTHING, *variants, TRUE):
         if name in ends:
             cells = {
-                title: f"{ends[name][score]:.2f}" if score in ends[name] else ""
-                for score, title in COLUMNS.items()
+                title: f"{ends[name][score]:.2f}" if score in ends[name] else "" for score, title in COLUMNS.items()
             }
         else:
             cells = {
@@ -90,14 +89,10 @@ def caption(run: Run, what: str) -> str:
     )
 
 
-def picture_rows(
-    run: Run, domains: Domains, variants: Sequence[str], way: str = "ab"
-) -> list[tuple[str, Tensor]]:
+def picture_rows(run: Run, domains: Domains, variants: Sequence[str], way: str = "ab") -> list[tuple[str, Tensor]]:
     """Kept translations of the first test pictures below those pictures, and the true counterparts at the end."""
     size = domains.size
-    kept = [
-        load_strip(kept_translations(run.folder, name), size)[0 if way == "ab" else 1] for name in variants
-    ]
+    kept = [load_strip(kept_translations(run.folder, name), size)[0 if way == "ab" else 1] for name in variants]
     source, target = (domains.test_a, domains.test_b) if way == "ab" else (domains.test_b, domains.test_a)
     count = len(kept[0])
     short = {"no adversarial loss": "no adversary", "siamese in place of the cycle loss": "siamese + D"}
@@ -243,9 +238,7 @@ def weights_in_words(run: Run) -> str:
 def patches_verdict(run: Run) -> tuple[str, str]:
     """Verdict and reason on the claim that other discriminators may be worse than a PatchGAN."""
     full, picture = by_value(run)["full"], by_value(run)["whole-picture discriminator"]
-    if differ(full["stripes_ab"], picture["stripes_ab"]) and mean(picture, "stripes_ab") < mean(
-        full, "stripes_ab"
-    ):
+    if differ(full["stripes_ab"], picture["stripes_ab"]) and mean(picture, "stripes_ab") < mean(full, "stripes_ab"):
         return "so here", "pix2pix found the same; at 32 pixels, though, a patch holds the whole picture."
     return "right, by others", "pix2pix found whole-picture ones worse; these small trainings do not show it."
 
@@ -254,9 +247,7 @@ def others_in_words(run: Run) -> str:
     """Other networks and objectives beside the homework's."""
     cases = by_value(run)
     full, unet, picture = (cases[name] for name in ("full", "U-Net generator", "whole-picture discriminator"))
-    siamese, alone = (
-        cases[name] for name in ("siamese in place of the cycle loss", "siamese without discriminator")
-    )
+    siamese, alone = (cases[name] for name in ("siamese in place of the cycle loss", "siamese without discriminator"))
     hinge = cases["hinge"]
     words = (
         f"The U-Net's error there and back is {mean(unet, 'cycle_aba'):.2f} against {mean(full, 'cycle_aba'):.2f} of the ResNet, "
@@ -273,8 +264,7 @@ def others_in_words(run: Run) -> str:
         "patch of 70 sees the whole picture, so this compares two networks, and not local with global judgement. "
     )
     return (
-        words
-        + f"The siamese network with a discriminator, and no cycle loss and no way back, gives stripes of "
+        words + f"The siamese network with a discriminator, and no cycle loss and no way back, gives stripes of "
         f"{mean(siamese, 'stripes_ab'):.2f} and changes the background by {mean(siamese, 'background_ab'):.2f} (no cycle loss at "
         f"all: {mean(cases['no cycle loss'], 'background_ab'):.2f}). Without a discriminator the stripes are "
         f"{mean(alone, 'stripes_ab'):.2f}: "

@@ -29,9 +29,7 @@ def linear_in_words(run: Run) -> str:
     found = rows(run)
     eigenvalues = run.config["settings"]["eigenvalues"]
     agree = sum(row["active"] == row["analytic_active"] for row in found)
-    off = max(
-        abs(row[f"kl_{n}"] - row[f"analytic_kl_{n}"]) for row in found for n in range(1, len(eigenvalues) + 1)
-    )
+    off = max(abs(row[f"kl_{n}"] - row[f"analytic_kl_{n}"]) for row in found for n in range(1, len(eigenvalues) + 1))
     counts = {row["sigma2"]: row["active"] for row in found}
     return (
         f"The covariance of the data has the eigenvalues {', '.join(f'{value:g}' for value in eigenvalues)}. With noise "
@@ -57,8 +55,7 @@ def power_in_words(run: Run) -> str:
     cases = by_value(run)
     weak, strong = cases[min(cases)], cases[max(cases)]
     bound = {  # at most rounding below 0
-        k: max(0.0, found["true_nll_without_z"]["mean"] - found["true_nll"]["mean"])
-        for k, found in cases.items()
+        k: max(0.0, found["true_nll_without_z"]["mean"] - found["true_nll"]["mean"]) for k, found in cases.items()
     }
     name = "collapsed" if strong["active"]["max"] == 0 else "nearly collapsed"
     return (
@@ -83,29 +80,21 @@ def ring_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
         "samples near a mode": "near",
         "generator's loss": "g_loss",
     }
-    paces = {
-        case["ratio"]: RATIOS.get(case["ratio"], f"{case['ratio']:g} a step") for case in run.config["cases"]
-    }
+    paces = {case["ratio"]: RATIOS.get(case["ratio"], f"{case['ratio']:g} a step") for case in run.config["cases"]}
     return {
         title: {label: values(run, "width", score, ratio=ratio) for ratio, label in paces.items()}
         for title, score in titles.items()
     }
 
 
-SHARP = (
-    0.5  # a generator with a larger share of its samples near a mode fits the data, whatever it leaves out
-)
+SHARP = 0.5  # a generator with a larger share of its samples near a mode fits the data, whatever it leaves out
 
 
 def ring_in_words(run: Run) -> str:
     """Which discriminators lose modes."""
     found = rows(run)
     widths, ratios = (sorted({row[name] for row in found}) for name in ("width", "ratio"))
-    groups = {
-        (w, r): [row for row in found if (row["width"], row["ratio"]) == (w, r)]
-        for w in widths
-        for r in ratios
-    }
+    groups = {(w, r): [row for row in found if (row["width"], row["ratio"]) == (w, r)] for w in widths for r in ratios}
     slow = max(row["modes"] for row in found if row["ratio"] == ratios[0])
     pace = RATIOS.get(ratios[0], f"{ratios[0]:g} updates a step")
     words = f"With {pace} no width covers {f'more than {slow} of the 8 modes' if slow else 'any mode'}: too slow teaches little. "

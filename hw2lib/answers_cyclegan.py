@@ -93,9 +93,7 @@ def further_verdict(epochs: dict) -> tuple[str, str]:
     if f"{kind}_kd_ab" not in epochs:
         return "not shown", "drawn pictures have no distances over the epochs here."
     half = len(epochs["epoch"]) // 2 - 1
-    there, back = (
-        (epochs[f"{kind}_kd_{name}"][half], epochs[f"{kind}_kd_{name}"][-1]) for name in ("ab", "ba")
-    )
+    there, back = ((epochs[f"{kind}_kd_{name}"][half], epochs[f"{kind}_kd_{name}"][-1]) for name in ("ab", "ba"))
     return "not shown", (
         f"in the second half of the epochs KD went from {there[0]:.3f} to {there[1]:.3f} from A to B and from {back[0]:.3f} to "
         f"{back[1]:.3f} from B to A; then the learning rate had run out."
@@ -138,9 +136,9 @@ def hidden_rows(found: dict[str, dict[str, float]]) -> list[dict[str, str]]:
     still = found["nothing"]["cycle"]
     return [
         {
-            "disturbance of the translation": name.replace(
-                "noise ", "noise, deviation in grey levels: "
-            ).replace("JPEG ", "JPEG, quality: "),
+            "disturbance of the translation": name.replace("noise ", "noise, deviation in grey levels: ").replace(
+                "JPEG ", "JPEG, quality: "
+            ),
             "change of the translation": f"{row['difference']:.3f}",
             "error there and back": f"{row['cycle']:.3f}",
             "rise of the error": f"{round(row['cycle'] - still, 3) + 0:.3f}" if name != "nothing" else "",

@@ -51,9 +51,7 @@ def by_level(panels: dict[str, Series], xlabel: str) -> Figure:
 
     Levels are spread evenly over the axis, since only their order is meant, and written below it.
     """
-    figure, grid = plt.subplots(
-        1, len(panels), figsize=(7.2, 2.6), layout="constrained", squeeze=False, sharex=True
-    )
+    figure, grid = plt.subplots(1, len(panels), figsize=(7.2, 2.6), layout="constrained", squeeze=False, sharex=True)
     for axes, (title, series) in zip(grid[0], panels.items(), strict=True):
         levels = sorted({level for values in series.values() for level in values})
         for (label, values), (colour, style) in zip(series.items(), STYLES, strict=False):
@@ -94,9 +92,7 @@ def linear_collapse(found: dict[float, list[float]], analytic: dict[float, list[
 
 def seen_places(fields: dict[str, Tensor], place: int, height: int, width: int) -> Figure:
     """Which places of a map reach the logits at one `place`: fields.sees by name, bool (places, places) each."""
-    figure, grid = plt.subplots(
-        1, len(fields), figsize=(2.3 * len(fields), 2.4), layout="constrained", squeeze=False
-    )
+    figure, grid = plt.subplots(1, len(fields), figsize=(2.3 * len(fields), 2.4), layout="constrained", squeeze=False)
     for axes, (name, found) in zip(grid[0], fields.items(), strict=True):
         sheet = np.ones((height, width, 3))
         for other, seen in enumerate(found[place].tolist()):
@@ -107,9 +103,7 @@ def seen_places(fields: dict[str, Tensor], place: int, height: int, width: int) 
         sheet[divmod(place, width)] = 0.1
         axes.imshow(sheet, interpolation="nearest")
         axes.set_title(name)
-        axes.set(
-            xticks=np.arange(width) - 0.5, yticks=np.arange(height) - 0.5, xticklabels=[], yticklabels=[]
-        )
+        axes.set(xticks=np.arange(width) - 0.5, yticks=np.arange(height) - 0.5, xticklabels=[], yticklabels=[])
         axes.tick_params(length=0)
         for other in (~found[place]).nonzero().flatten().tolist():
             if other < place:

@@ -187,9 +187,7 @@ def gradient_facts(seed: int) -> dict[str, float]:
     facts = {}
     for term, loss in losses.items():
         for part, module in parts.items():
-            found = torch.autograd.grad(
-                loss, [*module.parameters()], retain_graph=True, materialize_grads=True
-            )
+            found = torch.autograd.grad(loss, [*module.parameters()], retain_graph=True, materialize_grads=True)
             facts[f"{term}_{part}"] = float(torch.cat([gradient.flatten() for gradient in found]).norm())
     return facts
 

@@ -21,9 +21,7 @@ class CodeBatches:
         self.labels = None if labels is None else torch.as_tensor(labels).to(torch.int32)
         if self.labels is not None and len(self.labels) != len(self.codes):
             raise CodesError(f"{len(self.labels)} labels for {len(self.codes)} code maps: give one for each")
-        self.origin = origin or {
-            "checksum": checksum(self.codes, *([] if self.labels is None else [self.labels]))
-        }
+        self.origin = origin or {"checksum": checksum(self.codes, *([] if self.labels is None else [self.labels]))}
         self.rows = Batches(torch.arange(len(self.codes)), batch_size, seed, flip=False)
 
     def __len__(self) -> int:

@@ -203,9 +203,7 @@ def decoder_power(runs=None, ks=(0, 1, 2, 4, 8, 63), steps=2000, seeds=(0, 1, 2)
     return study("decoder-power", settings, cases, lambda case: measure_power(case, **settings), runs)
 
 
-def measure_power(
-    case: Case, steps: int, pictures: int, batch_size: int, learning_rate: float
-) -> dict[str, float]:
+def measure_power(case: Case, steps: int, pictures: int, batch_size: int, learning_rate: float) -> dict[str, float]:
     """Train on the plain ELBO of `pictures` pictures; means over a fifth as many new ones, in nats a picture.
 
     kl, nll (-log p(x|z), one z of q(z|x) each), elbo. active: latents whose mean KL is above ACTIVE.

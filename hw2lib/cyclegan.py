@@ -51,16 +51,10 @@ class CycleGANConfig(BaseModel):
     blocks: int = Field(0, ge=0)  # residual ones; 0: the paper's choice, 9 from 256 pixels on and 6 below
     objective: Objective = "least_squares"
     cycle_weight: float = Field(10.0, ge=0)  # lambda of equation 3
-    identity_weight: float = Field(
-        0.0, ge=0
-    )  # in units of cycle_weight; appendix 7.1 has 0.5; at 0 not computed
-    pool_size: int = Field(
-        50, ge=0
-    )  # earlier translations the discriminators may be shown; 0: the newest only
+    identity_weight: float = Field(0.0, ge=0)  # in units of cycle_weight; appendix 7.1 has 0.5; at 0 not computed
+    pool_size: int = Field(50, ge=0)  # earlier translations the discriminators may be shown; 0: the newest only
     learning_rate: float = Field(2e-4, gt=0)  # of Adam, until it falls
-    decay_share: float = Field(
-        0.5, ge=0, le=1
-    )  # of the steps, at the end, in which the rate falls linearly to 0
+    decay_share: float = Field(0.5, ge=0, le=1)  # of the steps, at the end, in which the rate falls linearly to 0
     ema_decay: float = Field(0.999, ge=0, lt=1)  # of averages of the generators beside the training; 0: none
     seed: int = Field(0, ge=0)
 
@@ -158,17 +152,13 @@ class CycleGAN(nn.Module):
             self.d_a, self.d_b = (self._discriminator() for _ in range(2))
         self.pool_a, self.pool_b = ImagePool(config.pool_size), ImagePool(config.pool_size)
         if config.ema_decay:
-            self.average_ab, self.average_ba = (
-                copy.deepcopy(g).requires_grad_(False) for g in (self.g_ab, self.g_ba)
-            )
+            self.average_ab, self.average_ba = (copy.deepcopy(g).requires_grad_(False) for g in (self.g_ab, self.g_ba))
 
     def _generator(self) -> nn.Module:
         size, channels = self.config.size, self.config.base_channels
         if self.config.generator == "resnet":
             return ResnetGenerator(channels, self.config.blocks)
-        return UnetGenerator(
-            channels, depth=min(8, (size & -size).bit_length() - 1)
-        )  # as often as 2 divides size
+        return UnetGenerator(channels, depth=min(8, (size & -size).bit_length() - 1))  # as often as 2 divides size
 
     def _discriminator(self) -> nn.Module:
         if self.config.discriminator == "patch":
@@ -217,8 +207,7 @@ class CycleGAN(nn.Module):
             return min(1.0, (total_steps - step) / max(1, total_steps - constant))
 
         self.schedules = {
-            name: torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-            for name, optimizer in self.optimizers.items()
+            name: torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for name, optimizer in self.optimizers.items()
         }
         # The two directions have no value in common, only weights. On a CPU each one gets half of the threads: small
         # operations keep one thread busy, not many. (Measured: 1.5 times as fast on two cores.)
@@ -234,9 +223,7 @@ class CycleGAN(nn.Module):
         on, identity_a, identity_b (mean absolute error, 0 to 2); the halved losses d_a, d_b; and the discriminators'
         mean outputs on real pictures and on translations, d_a_real, d_a_fake, d_b_real, d_b_fake.
         """
-        real_a, real_b = (
-            self.to_network(part).contiguous(memory_format=torch.channels_last) for part in batch
-        )
+        real_a, real_b = (self.to_network(part).contiguous(memory_format=torch.channels_last) for part in batch)
         # Frozen: the gradient has to pass through the discriminators, not to arrive in them.
         for parameter in self.parameters_of["discriminators"]:
             parameter.requires_grad_(False)
@@ -262,9 +249,7 @@ class CycleGAN(nn.Module):
 
         real: pictures of the source domain, target: of the other, which only the identity loss looks at.
         """
-        there, back, judge = (
-            (self.g_ab, self.g_ba, self.d_b) if source == "a" else (self.g_ba, self.g_ab, self.d_a)
-        )
+        there, back, judge = (self.g_ab, self.g_ba, self.d_b) if source == "a" else (self.g_ba, self.g_ab, self.d_a)
         other = "b" if source == "a" else "a"
         weight, identity_weight = self.config.cycle_weight, self.config.identity_weight
         with self.autocast():
@@ -281,9 +266,7 @@ class CycleGAN(nn.Module):
         grads = torch.autograd.grad(total, self.parameters_of["generators"])
         return fake.detach().float(), {name: loss.detach() for name, loss in losses.items()}, grads
 
-    def _discrimination(
-        self, domain: str, real: Tensor, fake: Tensor
-    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+    def _discrimination(self, domain: str, real: Tensor, fake: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """Losses and gradients of the discriminator of `domain`, on real pictures and on translations into it."""
         discriminator = self.d_a if domain == "a" else self.d_b
         with self.autocast():  # one pass for both: instance norm keeps pictures apart
@@ -315,9 +298,7 @@ class CycleGAN(nn.Module):
         if not self.config.ema_decay:
             return
         step = self.schedules["generators"].last_epoch
-        decay = min(
-            self.config.ema_decay, step / (step + 9)
-        )  # short at first: the start is not worth remembering
+        decay = min(self.config.ema_decay, step / (step + 9))  # short at first: the start is not worth remembering
         averages = [*self.average_ab.parameters(), *self.average_ba.parameters()]
         newest = [parameter.detach() for parameter in self.parameters_of["generators"]]
         torch._foreach_lerp_(averages, newest, 1 - decay)

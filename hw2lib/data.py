@@ -286,12 +286,8 @@ class Batches:
         """
         last = len(self.pictures) % self.batch_size
         if 0 < last < world_size:
-            raise DataError(
-                f"the last batch has {last} pictures for {world_size} processes: change the batch size"
-            )
-        if (
-            self.pictures.nbytes <= folders.LARGE
-        ):  # a larger array may be mapped from the disk and not fit the device
+            raise DataError(f"the last batch has {last} pictures for {world_size} processes: change the batch size")
+        if self.pictures.nbytes <= folders.LARGE:  # a larger array may be mapped from the disk and not fit the device
             self.pictures = self.pictures.to(device)
         home = self.pictures.device
         order = torch.randperm(len(self.pictures), generator=generator(self.seed, epoch))

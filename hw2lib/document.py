@@ -99,9 +99,7 @@ def assemble(executed: list[Path], out: Path, preset: str) -> None:
         write_figures(notebooks, new / "figures")
         for name, notebook in notebooks.items():
             code_page = to_markdown(notebook, name, figures, with_code=True)
-            page = pages.tree(
-                code_page, notebook_title(notebook, name), f"The notebook {name}, with its code"
-            )
+            page = pages.tree(code_page, notebook_title(notebook, name), f"The notebook {name}, with its code")
             pages.write_html(page, new / _page(name))
         parts = [to_markdown(notebook, name, figures) for name, notebook in notebooks.items()]
         body = protect_maths("\n\n".join(parts + provenance_section(notebooks)))
@@ -234,9 +232,7 @@ def provenance_section(notebooks: dict[str, NotebookNode]) -> list[str]:
     same = [name for name in names if len(facts) > 1 and len({found.get(name) for found in facts}) == 1]
     rows = [{name: found.get(name, "") for name in names if name not in same} for found in facts]
     common = "; ".join(f"{name}: {facts[0][name]}" for name in same)
-    number = 1 + sum(
-        "number" in _note(output) for _, output in _shown(notebooks) if _note(output).get("table")
-    )
+    number = 1 + sum("number" in _note(output) for _, output in _shown(notebooks) if _note(output).get("table"))
     table = f"**Table {number}.** The runs behind this report.\n\n{show.pipe_table(rows)}"
     return ["## Provenance", table, *([f"The same for all: {common}."] if same else [])]
 
@@ -248,9 +244,7 @@ def run_names(folder: Path) -> list[str]:
     return [found["run"] for found in facts if "run" in found]
 
 
-def _output(
-    output: NotebookNode, cell: NotebookNode, where: str, figures: dict[str, int], with_code: bool
-) -> str:
+def _output(output: NotebookNode, cell: NotebookNode, where: str, figures: dict[str, int], with_code: bool) -> str:
     """One output of a cell as Markdown; empty when it is not shown."""
     if output.output_type == "stream":
         noise = output.name == "stderr" or "progress" in _tags(cell)
@@ -280,9 +274,7 @@ def _prose(markdown: str, where: str, figures: dict[str, int], shift: bool) -> s
     def reference(found: re.Match) -> str:
         if found[1] not in figures:
             known = ", ".join(figures) or "none"
-            raise ReportError(
-                f"{where} refers to figure {found[1]!r}, which is not shown; there are: {known}"
-            )
+            raise ReportError(f"{where} refers to figure {found[1]!r}, which is not shown; there are: {known}")
         return f"Figure {figures[found[1]]}"
 
     text = outside_code(markdown, lambda prose: FIGURE_REFERENCE.sub(reference, prose))

@@ -156,8 +156,7 @@ def _check(archive: Archive, path: Path) -> None:
     size = path.stat().st_size
     if size < archive.size and path.suffix == ".part":
         raise DataError(
-            f"the download of {archive.url} stopped at {size:,} of {archive.size:,} bytes: "
-            f"{_by_hand(archive, path)}"
+            f"the download of {archive.url} stopped at {size:,} of {archive.size:,} bytes: {_by_hand(archive, path)}"
         )
     if size == archive.size:
         with path.open("rb") as file:
@@ -207,8 +206,7 @@ def unpack_zip(path: Path, target: Path, counts: Mapping[str, int], suffix: str)
             found = {name: member for name, member in found.items() if plain.fullmatch(name)}
             if len(found) != count:
                 raise DataError(
-                    f"{path} holds {len(found):,} files {above}*{suffix}, expected {count:,}: "
-                    "delete it and run again"
+                    f"{path} holds {len(found):,} files {above}*{suffix}, expected {count:,}: delete it and run again"
                 )
             with disk_errors_told(building / folder, f"{path} is kept: put that right, then run again"):
                 (building / folder).mkdir(exist_ok=True)
@@ -228,9 +226,7 @@ def _whole_or_not_at_all(path: Path, target: Path) -> Iterator[Path]:
         with disk_errors_told(target, "move it away, then run again"):
             building.rename(target)
     except DAMAGES as error:
-        raise DataError(
-            f"{path} cannot be unpacked ({in_one_line(error)}): delete it and run again"
-        ) from error
+        raise DataError(f"{path} cannot be unpacked ({in_one_line(error)}): delete it and run again") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

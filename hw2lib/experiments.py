@@ -67,9 +67,7 @@ def code_counts(codes: Tensor, num_codes: int) -> np.ndarray:
 
 def squared_error_by_picture(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> Tensor:
     """MSE on the [0, 1] scale of each uint8 picture's reconstruction as bytes: float64 (N,)."""
-    differences = (
-        (reconstruct(model, batch).double() - batch).div_(255) for batch in pictures.split(batch_size)
-    )
+    differences = ((reconstruct(model, batch).double() - batch).div_(255) for batch in pictures.split(batch_size))
     return torch.cat([difference.square().mean((1, 2, 3)) for difference in differences])
 
 
@@ -145,9 +143,7 @@ def provenance(run: Run) -> dict[str, str]:
 
 
 def _data_in_words(pictures: dict) -> str:
-    checksums = [
-        f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"
-    ]
+    checksums = [f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"]
     return ", ".join([f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,}", *checksums])
 
 

@@ -51,9 +51,7 @@ def pictures(batch: Tensor, columns: int = 12) -> Figure:
 
 def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 12) -> Figure:
     """Originals and reconstructions, uint8 (N, 3, H, W) each, in alternating rows: each one stands above its own."""
-    rows = [
-        part for pair in zip(originals.split(columns), decoded.split(columns), strict=True) for part in pair
-    ]
+    rows = [part for pair in zip(originals.split(columns), decoded.split(columns), strict=True) for part in pair]
     sheets = [picture_sheet(row, columns) for row in rows]
     width = max(sheet.shape[1] for sheet in sheets)
     height = sum(sheet.shape[0] for sheet in sheets)
@@ -61,9 +59,7 @@ def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 12) -> Fi
     for index, (axes, sheet) in enumerate(zip(np.atleast_1d(grid), sheets, strict=True)):
         _show_sheet(axes, sheet)
         label = "original" if index % 2 == 0 else "decoded"
-        axes.text(
-            -0.008, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7
-        )
+        axes.text(-0.008, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7)
     figure.subplots_adjust(hspace=0.06)
     return figure
 
@@ -71,9 +67,7 @@ def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 12) -> Fi
 def picture_as_codes(original: Tensor, codes: Tensor, decoded: Tensor, num_codes: int) -> Figure:
     """One picture, uint8 (3, H, W), its code map (h, w) with the indices written in, and its reconstruction."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(6.4, 2.4))
-    _show_sheet(
-        left, original.numpy().transpose(1, 2, 0), f"{original.shape[-1]} x {original.shape[-1]} pixels"
-    )
+    _show_sheet(left, original.numpy().transpose(1, 2, 0), f"{original.shape[-1]} x {original.shape[-1]} pixels")
     # The indices have no order: colours only show where the same code comes back.
     middle.imshow((codes.numpy() * 197 % num_codes), cmap="Pastel1", interpolation="nearest")
     for (row, column), code in np.ndenumerate(codes.numpy()):
@@ -104,12 +98,8 @@ def vqvae_curves(history: dict, epochs: dict, num_codes: int) -> Figure:
     span = max(1, len(history["step"]) // 100)
     for axes, (train, test, title, logarithmic) in zip(panels, curves, strict=True):
         axes.plot(history["step"], history[train], color=TRAIN, alpha=0.18, linewidth=0.5)
-        axes.plot(
-            history["step"], smoothed(history[train], span), color=TRAIN, label="training batches, smoothed"
-        )
-        axes.plot(
-            epochs["step"], epochs[test], "o--", color=TEST, markersize=2.2, linewidth=0.8, label="test set"
-        )
+        axes.plot(history["step"], smoothed(history[train], span), color=TRAIN, label="training batches, smoothed")
+        axes.plot(epochs["step"], epochs[test], "o--", color=TEST, markersize=2.2, linewidth=0.8, label="test set")
         axes.set(title=title, xlabel="update")
         if logarithmic:
             axes.set_yscale("log")
@@ -130,9 +120,7 @@ def code_use(counts: np.ndarray, by_batch: dict[int, float]) -> Figure:
         right.annotate(
             f"{value:.0f}", (size, value), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7
         )
-    right.set(
-        title="perplexity is an average over a batch", xlabel="pictures in the batch", ylabel="perplexity"
-    )
+    right.set(title="perplexity is an average over a batch", xlabel="pictures in the batch", ylabel="perplexity")
     right.set_xscale("log")
     right.set_ylim(0, max(by_batch.values()) * 1.18)
     return figure
@@ -152,9 +140,7 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
             xy, used = by_neighbours[n_neighbors]["xy"], counts > 0
             real = name == "codebook"
             area = 60 * counts[used] / counts.max() + 2 if real else 9
-            axes.scatter(
-                *xy[used].T if real else xy.T, s=area, color=TRAIN if real else OTHER, alpha=0.6, linewidths=0
-            )
+            axes.scatter(*xy[used].T if real else xy.T, s=area, color=TRAIN if real else OTHER, alpha=0.6, linewidths=0)
             if real and not used.all():
                 axes.scatter(*xy[~used].T, s=14, marker="x", color=TEST, linewidths=0.8, label="never used")
                 axes.legend(fontsize=7)
@@ -171,9 +157,7 @@ def labelled_rows(rows: list[tuple[str, Tensor]]) -> Figure:
     figure, grid = plt.subplots(len(rows), 1, figsize=(7.0, 7.0 * height / width + 0.05), squeeze=False)
     for axes, (label, _), sheet in zip(grid[:, 0], rows, sheets, strict=True):
         _show_sheet(axes, sheet)
-        axes.text(
-            -0.006, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7
-        )
+        axes.text(-0.006, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7)
     figure.subplots_adjust(hspace=0.03)
     return figure
 
@@ -181,9 +165,7 @@ def labelled_rows(rows: list[tuple[str, Tensor]]) -> Figure:
 def cyclegan_losses(history: dict, objective: str) -> Figure:
     """All losses over the steps, smoothed over 1 % of them, and the discriminators' mean outputs."""
     figure, panels = plt.subplots(2, 2, figsize=(7.2, 5.0), layout="constrained", sharex=True)
-    balance = {"least_squares": (0.25, 0.25, 0.5), "cross_entropy": (np.log(2), np.log(2), 0.0)}.get(
-        objective
-    )
+    balance = {"least_squares": (0.25, 0.25, 0.5), "cross_entropy": (np.log(2), np.log(2), 0.0)}.get(objective)
     same = [("identity_a", "identity, A", TRAIN, ":"), ("identity_b", "identity, B", TEST, ":")]
     curves = {
         "adversarial losses of the generators": [
@@ -227,9 +209,7 @@ def cyclegan_losses(history: dict, objective: str) -> Figure:
     return figure
 
 
-def scores_by_epoch(
-    epochs: dict, panels: list[tuple[str, str]], references: dict[str, dict[str, float]]
-) -> Figure:
+def scores_by_epoch(epochs: dict, panels: list[tuple[str, str]], references: dict[str, dict[str, float]]) -> Figure:
     """Scores of the test set after each epoch, of the last generators and of their averages.
 
     panels: (score, title) such as ("zebra_ab", "..."); the columns are "last_<score>" and "average_<score>".
@@ -242,14 +222,10 @@ def scores_by_epoch(
             ("average", "averaged", TRAIN, "s-"),
         ):
             if f"{kind}_{score}" in epochs:
-                axes.plot(
-                    epochs["epoch"], epochs[f"{kind}_{score}"], style, color=colour, label=label, markersize=3
-                )
+                axes.plot(epochs["epoch"], epochs[f"{kind}_{score}"], style, color=colour, label=label, markersize=3)
         for name, level in references.get(score, {}).items():
             axes.axhline(level, color=TEST, linestyle="--", linewidth=0.8)
-            axes.annotate(
-                name, (0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color=TEST
-            )
+            axes.annotate(name, (0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color=TEST)
         axes.set(title=title, xlabel="epoch")
     grid[0, -1].legend(fontsize=7, loc="upper right")
     return figure
@@ -263,9 +239,7 @@ def prior_curves(history: dict, epochs: dict, levels: dict[str, float]) -> Figur
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     span = max(1, len(history["step"]) // 100)
     curve = smoothed(history["nll"], span)
-    axes.plot(
-        history["step"], curve, color=TRAIN, alpha=0.5, linewidth=1, label="training batches, with dropout"
-    )
+    axes.plot(history["step"], curve, color=TRAIN, alpha=0.5, linewidth=1, label="training batches, with dropout")
     lines = [
         ("train_nll", "training maps", TRAIN, "s-"),
         ("held_out_nll", "held-out maps", OTHER, "^:"),
@@ -274,14 +248,10 @@ def prior_curves(history: dict, epochs: dict, levels: dict[str, float]) -> Figur
     for name, label, colour, style in lines:
         axes.plot(epochs["step"], epochs[name], style, color=colour, markersize=3, linewidth=1, label=label)
     best = int(epochs["held_out_nll"].argmin())
-    axes.plot(
-        epochs["step"][best], epochs["held_out_nll"][best], "o", color="black", fillstyle="none", markersize=9
-    )
+    axes.plot(epochs["step"][best], epochs["held_out_nll"][best], "o", color="black", fillstyle="none", markersize=9)
     for name, level in levels.items():
         axes.axhline(level, color=OTHER, linewidth=0.8, zorder=0)
-        axes.annotate(
-            name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
-        )
+        axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
     axes.set(xlabel="update", ylabel="nats per code")
     shown = [*curve[span:], *levels.values(), *epochs["train_nll"]]
     room = 0.06 * (max(shown) - min(shown))

@@ -194,15 +194,12 @@ def inception(device: str | torch.device = "cpu"):
         metric = fid.FrechetInceptionDistance(feature=2048)
     except (OSError, RuntimeError) as error:
         raise JudgeError(
-            "the standard FID fetches its Inception weights once, over the network, and cannot: "
-            f"{in_one_line(error)}"
+            f"the standard FID fetches its Inception weights once, over the network, and cannot: {in_one_line(error)}"
         ) from None
     return metric.to(device)
 
 
-def standard_fid(
-    real: Tensor, fake: Tensor, device: str | torch.device = "cpu", batch_size: int = 20
-) -> float:
+def standard_fid(real: Tensor, fake: Tensor, device: str | torch.device = "cpu", batch_size: int = 20) -> float:
     """The FID of published tables, in Inception's features, of uint8 pictures (N, 3, H, W) and (M, 3, H, W).
 
     By torchmetrics: 2048 features in float32 of the network that torch-fidelity ported, sums in float64.
@@ -245,9 +242,7 @@ def distances(features: Tensor, wanted: Tensor) -> dict[str, float]:
     }
 
 
-def gaps_closed(
-    row: dict[str, float], floor: dict[str, float], ceiling: dict[str, float]
-) -> dict[str, float]:
+def gaps_closed(row: dict[str, float], floor: dict[str, float], ceiling: dict[str, float]) -> dict[str, float]:
     """kd_closed, kd_closed_error and fd_closed of a row of `distances` by `between` two others."""
     closed = {f"{kind}_closed": between(row[kind], floor[kind], ceiling[kind]) for kind in ("kd", "fd")}
     return closed | {"kd_closed_error": row["kd_error"] / abs(ceiling["kd"] - floor["kd"])}

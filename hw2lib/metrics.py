@@ -26,9 +26,7 @@ def perplexity_by_batch(codes: Tensor, num_codes: int, sizes: list[int]) -> dict
     """
     means = {}
     for size in sorted({size for size in sizes if size <= len(codes)}):
-        batches = (
-            codes[: len(codes) // size * size].reshape(len(codes) // size, -1).long()
-        )  # (batches, codes)
+        batches = codes[: len(codes) // size * size].reshape(len(codes) // size, -1).long()  # (batches, codes)
         values = [perplexity(torch.bincount(batch, minlength=num_codes)) for batch in batches]
         means[size] = sum(values) / len(values)
     return means
@@ -37,8 +35,7 @@ def perplexity_by_batch(codes: Tensor, num_codes: int, sizes: list[int]) -> dict
 def mean_squared_error(pictures: Tensor, others: Tensor) -> float:
     """MSE on the [0, 1] scale of uint8 pictures (N, 3, H, W), summed exactly."""
     total = sum(
-        int((a.int() - b.int()).square().sum())
-        for a, b in zip(pictures.split(1000), others.split(1000), strict=True)
+        int((a.int() - b.int()).square().sum()) for a, b in zip(pictures.split(1000), others.split(1000), strict=True)
     )
     return total / pictures.numel() / 255**2
 
@@ -69,9 +66,7 @@ def simple_codecs(train: Tensor, test: Tensor) -> dict[str, float]:
 # ---- codes under a prior
 
 
-def unigram_nll(
-    train: Tensor, test: Tensor, num_codes: int, by_place: bool, smoothing: float | None = None
-) -> Tensor:
+def unigram_nll(train: Tensor, test: Tensor, num_codes: int, by_place: bool, smoothing: float | None = None) -> Tensor:
     """Nats per code of each test map, float64 (M,), under the frequencies of the training maps' codes.
 
     train (N, H, W), test (M, H, W): whole numbers in [0, K). `by_place`: frequencies of each place of the map, else
@@ -83,14 +78,10 @@ def unigram_nll(
         powers = [2.0**power for power in range(-6, 7)]
         smoothing = min(
             powers,
-            key=lambda power: float(
-                unigram_nll(train[:part], train[part:], num_codes, by_place, power).mean()
-            ),
+            key=lambda power: float(unigram_nll(train[:part], train[part:], num_codes, by_place, power).mean()),
         )
     places = train[0].numel() if by_place else 1
-    where = (
-        torch.arange(train[0].numel()) % places * num_codes
-    )  # the row of each place in the table of counts
+    where = torch.arange(train[0].numel()) % places * num_codes  # the row of each place in the table of counts
     counts = torch.bincount((train.long().flatten(1) + where).flatten(), minlength=places * num_codes)
     table = counts.view(places, num_codes).double() + smoothing
     table = -(table / table.sum(1, keepdim=True)).log()  # (places, K)

@@ -92,9 +92,7 @@ def one_line(error: ValidationError) -> str:
 def unknown(name: str, known) -> str:
     """One line for a parameter that does not exist, with the nearest one that does."""
     near = difflib.get_close_matches(name, known, n=1)
-    return f"no parameter {name}" + (
-        f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}"
-    )
+    return f"no parameter {name}" + (f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}")
 
 
 def check(kind: type[BaseModel], namespace: dict) -> BaseModel:
@@ -106,9 +104,7 @@ def check(kind: type[BaseModel], namespace: dict) -> BaseModel:
     known = list(kind.model_fields)
     for source in namespace.get("In", []):
         if source.startswith("# Parameters\n"):  # so papermill begins the cell it injects
-            targets = [
-                t.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets
-            ]
+            targets = [t.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
             for name in targets:
                 if name not in known:
                     raise ParameterError(unknown(name, known))

@@ -239,9 +239,7 @@ class GatedPixelCNN(nn.Module):
         """The maps to begin with, 0 where nothing is known, and what is known, both (n, H, W)."""
         num_codes, shape = self.config.num_codes, (n, self.config.height, self.config.width)
         if not temperature > 0:
-            raise CodesError(
-                f"temperature {temperature}: give one above 0 (top_k=1 takes the likeliest code)"
-            )
+            raise CodesError(f"temperature {temperature}: give one above 0 (top_k=1 takes the likeliest code)")
         if not 0 <= top_k <= num_codes:
             raise CodesError(f"top_k {top_k}: give 1 to {num_codes}, or 0 for all codes")
         if (given is None) != (known is None):
@@ -344,9 +342,7 @@ def draw(logits: Tensor, luck: Tensor, temperature: float = 1.0, top_k: int = 0)
 
 def _surprise(logits: Tensor, codes: Tensor) -> Tensor:
     """-log p of each code in nats, (B, H, W), for logits (B, K, H, W)."""
-    rows = logits.permute(0, 2, 3, 1).reshape(
-        -1, logits.shape[1]
-    )  # a softmax over neighbours in memory is fast
+    rows = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1])  # a softmax over neighbours in memory is fast
     return F.cross_entropy(rows, codes.long().flatten(), reduction="none").view(codes.shape)
 
 

@@ -26,7 +26,9 @@ from hw2lib.progress import duration
 from hw2lib.runs import Run, Table, write_whole
 from hw2lib.vqvae import VQVAE
 
-BATCH_SIZE = 64  # with a rate of 6e-3 better, at equal work, than 128 with 4e-3 or 8e-3 (700 short updates, held-out maps)
+BATCH_SIZE = (
+    64  # with a rate of 6e-3 better, at equal work, than 128 with 4e-3 or 8e-3 (700 short updates, held-out maps)
+)
 # What is known beforehand of a code, in the table of likelihoods.
 UNIFORM, PLACE = "nothing (uniform)", "frequencies at each place"
 SEEN, TOLD = "all codes before it", "all codes before it, and the class"
@@ -66,9 +68,7 @@ def code_sets(model: VQVAE, pictures: Pictures, run: Run) -> CodeSets:
         content = io.BytesIO()
         np.savez(content, origin=list(origin.values()), **kept)
         write_whole(path, content.getvalue())
-    train, mirrored, test = (
-        torch.from_numpy(kept[name].astype(np.int32)) for name in ("train", "mirrored", "test")
-    )
+    train, mirrored, test = (torch.from_numpy(kept[name].astype(np.int32)) for name in ("train", "mirrored", "test"))
     order = torch.randperm(len(train), generator=generator(0))
     held, others = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
     labels = pictures.train_labels

@@ -63,18 +63,14 @@ class _Quantizer(nn.Module):
         # |z - e|^2 = |z|^2 - 2 z.e + |e|^2, and |z|^2 is the same for every code: one matrix product does it, on a
         # CPU in blocks whose distances stay in the cache.
         norms, block = self.codebook.square().sum(1), 1024 if vectors.device.type == "cpu" else len(vectors)
-        codes = [
-            torch.addmm(norms, rows, self.codebook.t(), alpha=-2).argmin(1) for rows in vectors.split(block)
-        ]
+        codes = [torch.addmm(norms, rows, self.codebook.t(), alpha=-2).argmin(1) for rows in vectors.split(block)]
         return torch.cat(codes)
 
     def forward(self, z_e: Tensor) -> Quantized:
         """Quantize z_e (B, D, H, W). In training mode the usage counts, and with EMA the codebook, are updated."""
         if z_e.ndim != 4 or z_e.shape[1] != self.code_dim:
             raise ValueError(f"z_e must be (B, {self.code_dim}, H, W), not {tuple(z_e.shape)}")
-        with torch.autocast(
-            z_e.device.type, enabled=False
-        ):  # 8 bits of mantissa cannot tell near codes apart
+        with torch.autocast(z_e.device.type, enabled=False):  # 8 bits of mantissa cannot tell near codes apart
             batch, _, height, width = z_e.shape
             vectors = as_vectors(z_e)  # (N, D), N = B H W
             codes = self.nearest(vectors.detach())  # (N,)
@@ -90,9 +86,7 @@ class _Quantizer(nn.Module):
                         self._restart_dead_codes(vectors, self.restart_below * uses.sum() / self.num_codes)
             z_q = vectors + (quantized - vectors).detach()  # straight-through estimator, section 3.2
             z_q = z_q.view(batch, height, width, self.code_dim).permute(0, 3, 1, 2)  # (B, D, H, W)
-        return Quantized(
-            z_q, codes.view(batch, height, width), codebook_loss, commitment_loss, code_perplexity(uses)
-        )
+        return Quantized(z_q, codes.view(batch, height, width), codebook_loss, commitment_loss, code_perplexity(uses))
 
     @torch.no_grad()
     def start_from(self, z_e: Tensor, iterations: int = 10) -> None:
@@ -166,9 +160,7 @@ class EMAVectorQuantizer(_Quantizer):
     ):
         super().__init__(num_codes, code_dim, commitment, decay, restart_below)
         self.register_buffer("codebook", torch.randn(num_codes, code_dim))
-        self.register_buffer(
-            "sums", self.codebook.clone()
-        )  # moving average of the sum of each code's vectors
+        self.register_buffer("sums", self.codebook.clone())  # moving average of the sum of each code's vectors
 
     def codebook_loss(self, vectors: Tensor, quantized: Tensor) -> Tensor:
         return vectors.new_zeros(())

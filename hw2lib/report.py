@@ -128,9 +128,7 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
     folders = [runs_folder(runs) / name for name in document.run_names(build_folder / "notebooks")]
     for folder in folders:
         if not (folder / "provenance.json").is_file():
-            raise ReportError(
-                f"{folder} is missing, which the report is about: set HW2_RUNS to where it lies"
-            )
+            raise ReportError(f"{folder} is missing, which the report is about: set HW2_RUNS to where it lies")
     with tempfile.TemporaryDirectory(dir=root, prefix=".report-") as new:  # copied first: the move is quick
         copied = shutil.copytree(build_folder / "figures", Path(new) / "figures")
         shutil.copy(build_folder / "report.md", new)
@@ -169,9 +167,7 @@ def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
             lines.append(f"{run.folder} is there already; delete it to restore it")
             continue
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=run.folder.parent, prefix=f".{name}-"
-        ) as new:  # there whole or not at all
+        with tempfile.TemporaryDirectory(dir=run.folder.parent, prefix=f".{name}-") as new:  # there whole or not at all
             copied = shutil.copytree(config.parent, Path(new) / name)
             if published.is_file():
                 shutil.copy(published, copied / run.weights.name)

@@ -85,9 +85,7 @@ class Table:
             with self.path.open("a", newline="") as file:
                 file.write(text.getvalue())
         except OSError as error:
-            raise RunError(
-                f"cannot write {self.path} ({error.strerror}): make room, then run again"
-            ) from None
+            raise RunError(f"cannot write {self.path} ({error.strerror}): make room, then run again") from None
 
     def sync(self) -> None:
         """Wait until all rows are on the disk: a checkpoint must never be newer than its tables."""
@@ -170,16 +168,12 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / ".lock").open("w")
         except OSError as error:
-            raise RunError(
-                f"cannot write in {self.folder} ({error.strerror}): choose another runs folder"
-            ) from None
+            raise RunError(f"cannot write in {self.folder} ({error.strerror}): choose another runs folder") from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise RunError(
-                    f"{self.folder} is being trained by another process: wait for it or stop it"
-                ) from None
+                raise RunError(f"{self.folder} is being trained by another process: wait for it or stop it") from None
             self._write("config.json", self.config)
             yield
 
@@ -206,9 +200,7 @@ class Run:
             except Exception as error:  # a damaged file can raise nearly anything
                 print(f"{path} cannot be read ({in_one_line(error)}): trying the one before", flush=True)
         if checkpoints:
-            raise RunError(
-                f"no checkpoint in {checkpoints[0].parent} can be read: delete {self.folder} to train anew"
-            )
+            raise RunError(f"no checkpoint in {checkpoints[0].parent} can be read: delete {self.folder} to train anew")
         return None
 
     def _checkpoints(self) -> list[Path]:

@@ -21,9 +21,7 @@ UNIFORM, DRAWN, RECONSTRUCTED, REAL = "uniform codes", "new pictures", "reconstr
 def decode_pictures(model: VQVAE, codes: Tensor, batch_size: int = 500) -> Tensor:
     """uint8 pictures (N, 3, H, W) of code maps (N, h, w)."""
     device = model.quantizer.counts.device
-    return torch.cat(
-        [model.to_pictures(model.decode(part.to(device))).cpu() for part in codes.split(batch_size)]
-    )
+    return torch.cat([model.to_pictures(model.decode(part.to(device))).cpu() for part in codes.split(batch_size)])
 
 
 def labels_for(prior: GatedPixelCNN, count: int, name: str | None) -> Tensor | None:
@@ -82,15 +80,11 @@ class EqualSets(NamedTuple):
 def equal_sets(pictures: Pictures, sets: CodeSets, most: int, seed: int) -> EqualSets:
     """`most` pictures of each set, drawn at random; all of the smaller set where it has fewer."""
     count, chance = min(most, len(pictures.test), len(pictures.train)), generator(seed)
-    test, train = (
-        torch.randperm(len(part), generator=chance)[:count] for part in (pictures.test, pictures.train)
-    )
+    test, train = (torch.randperm(len(part), generator=chance)[:count] for part in (pictures.test, pictures.train))
     return EqualSets(pictures.test[test], pictures.train[train], sets.in_order[train])
 
 
-def card_sets(
-    model: VQVAE, prior: GatedPixelCNN, sets: CodeSets, ask: EqualSets, seed: int
-) -> dict[str, Tensor]:
+def card_sets(model: VQVAE, prior: GatedPixelCNN, sets: CodeSets, ask: EqualSets, seed: int) -> dict[str, Tensor]:
     """The sets of pictures that `picture_card` sets side by side, from the worst on, each as large as ask.test."""
     count, maps = len(ask.test), unlearnt_maps(sets, model.config.num_codes, len(ask.test), seed)
     return {name: decode_pictures(model, codes) for name, codes in maps.items()} | {
@@ -235,7 +229,5 @@ def completions(
     """Pictures whose lower half is drawn anew, `count` times: uint8 (N, 3, H, W) each, for maps (N, h, w)."""
     known = torch.zeros(codes.shape[1:], dtype=torch.bool)
     known[: codes.shape[1] // 2] = True
-    maps = (
-        prior.sample(len(codes), labels, seed=seed + turn, given=codes, known=known) for turn in range(count)
-    )
+    maps = (prior.sample(len(codes), labels, seed=seed + turn, given=codes, known=known) for turn in range(count))
     return [decode_pictures(model, drawn) for drawn in maps]

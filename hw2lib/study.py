@@ -17,9 +17,7 @@ from hw2lib.runs import Run, now, surroundings
 Case = dict[str, str | int | float]
 
 
-def study(
-    name: str, settings: dict, cases: list[Case], measure: Callable[[Case], dict[str, float]], runs=None
-) -> Run:
+def study(name: str, settings: dict, cases: list[Case], measure: Callable[[Case], dict[str, float]], runs=None) -> Run:
     """Measure every case that is not measured yet; `rows` of the run gives the numbers.
 
     A case is named by its values, such as {"variant": "no cycle loss", "seed": 0}, all cases by the same names;

@@ -124,9 +124,7 @@ def fit(
     and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
     """
     if (epochs is None) == (updates is None) or (updates if epochs is None else epochs) < 1:
-        raise TrainingError(
-            f"say either epochs or updates, 1 or more, not epochs={epochs} and updates={updates}"
-        )
+        raise TrainingError(f"say either epochs or updates, 1 or more, not epochs={epochs} and updates={updates}")
     total = epochs * len(batches) if epochs else updates
     epochs = epochs or -(-updates // len(batches))
     config = {
@@ -147,9 +145,7 @@ def fit(
     fabric = machine(device, begun_in or precision if precision == "auto" else precision)
     precision = next(short for short, long in PRECISIONS.items() if fabric._precision.precision == long)
     if begun_in and begun_in != precision:
-        raise TrainingError(
-            f"{run.folder} was begun in precision {begun_in}: go on in that, not in {precision}"
-        )
+        raise TrainingError(f"{run.folder} was begun in precision {begun_in}: go on in that, not in {precision}")
     alone = fabric.world_size == 1
 
     with _first_process_only(fabric, run.begin()), _signals() as caught:
@@ -193,9 +189,7 @@ def fit(
             if fabric.is_global_zero:
                 run.evaluations.append([{"epoch": epoch + 1, "step": step, **scores}])
             values = recorder.means() | scores
-            progress.epoch(
-                epoch + 1, epochs, {name: values[name] for name in shown or values if name in values}
-            )
+            progress.epoch(epoch + 1, epochs, {name: values[name] for name in shown or values if name in values})
             checkpoint()
             stop_if_asked()
         progress.close()
@@ -239,9 +233,7 @@ def _resume(model, run: Run, fabric: Fabric, precision: str) -> tuple[int, float
         }
         before = run.provenance
         if before and step:
-            run.note(
-                resumed=[*before.get("resumed", []), {"step": step, "at": now(), "commit": facts["commit"]}]
-            )
+            run.note(resumed=[*before.get("resumed", []), {"step": step, "at": now(), "commit": facts["commit"]}])
             print(f"{run.name}: goes on from step {step}, after {duration(seconds)} of training", flush=True)
         else:
             run.note(**facts, started=now())

@@ -60,9 +60,7 @@ def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     else:
         scale = size / min(picture.size)
-        picture = picture.resize(
-            [max(size, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC
-        )
+        picture = picture.resize([max(size, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
         picture = picture.crop((0, 0, *(side // 4 * 4 for side in picture.size)))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
 
@@ -88,9 +86,7 @@ def colour_shift(pictures: Tensor, others: Tensor) -> float:
     return float((next(means) - next(means)).abs().mean())
 
 
-def cycle_error(
-    model: CycleGAN, domains: Domains, averaged: bool, fake_a: Tensor, fake_b: Tensor
-) -> dict[str, float]:
+def cycle_error(model: CycleGAN, domains: Domains, averaged: bool, fake_a: Tensor, fake_b: Tensor) -> dict[str, float]:
     """Differences between test pictures and what comes back from their translations, uint8, by the same generators.
 
     "aba": from A to B and back, "bab": from B to A and back.
@@ -135,11 +131,7 @@ class Examiner:
         rows, scores = zip(*self.model.both(self._look_at, kinds), strict=True)
         if self.model.fabric.is_global_zero:
             save_strip(strip_path(folder, epoch), torch.stack(rows))
-        return {
-            f"{kind}_{name}": score
-            for kind, its in zip(kinds, scores, strict=True)
-            for name, score in its.items()
-        }
+        return {f"{kind}_{name}": score for kind, its in zip(kinds, scores, strict=True) for name, score in its.items()}
 
     def _look_at(self, kind: str) -> tuple[Tensor, dict[str, float]]:
         g_ab, g_ba = self.model.generators(averaged=kind == "average")

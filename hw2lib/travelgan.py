@@ -178,9 +178,7 @@ class TravelGAN(nn.Module):
         d_b, and D's mean outputs d_b_real, d_b_fake. Raises TravelError, before any work, if B < 2.
         """
         _require_pair(len(batch[0]))
-        real_a, real_b = (
-            self.to_network(part).contiguous(memory_format=torch.channels_last) for part in batch
-        )
+        real_a, real_b = (self.to_network(part).contiguous(memory_format=torch.channels_last) for part in batch)
         with self.autocast():
             fake = self.g_ab(real_a)
             points = self.siamese(torch.cat([real_a, fake]))  # one pass: instance norm keeps pictures apart

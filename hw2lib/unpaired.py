@@ -89,9 +89,7 @@ def load(dataset: str, size: int, root: str | Path | None = None) -> Domains:
     if it cannot be had whole, or if size is not a whole number of 32 or more that 4 divides.
     """
     if not isinstance(size, int) or size < SMALLEST_SIZE or size % 4:
-        raise DataError(
-            f"size {size!r}: give a whole number of pixels, {SMALLEST_SIZE} or more and divisible by 4"
-        )
+        raise DataError(f"size {size!r}: give a whole number of pixels, {SMALLEST_SIZE} or more and divisible by 4")
     if dataset == "toy":
         return toy_domains(size)
     if dataset == HORSE2ZEBRA:
@@ -275,13 +273,10 @@ class Pairs:
         """
         smallest = self.visits % self.batch_size or self.batch_size
         if smallest < world_size:
-            raise DataError(
-                f"a batch has {smallest} pictures for {world_size} processes: change the batch size"
-            )
+            raise DataError(f"a batch has {smallest} pictures for {world_size} processes: change the batch size")
         # A larger array may be mapped from the disk and not fit the device.
         self.a, self.b = (
-            pictures.to(device) if pictures.nbytes <= folders.LARGE else pictures
-            for pictures in (self.a, self.b)
+            pictures.to(device) if pictures.nbytes <= folders.LARGE else pictures for pictures in (self.a, self.b)
         )
         order_a, order_b = self._orders(generator(self.seed, epoch))
         for step in range(skip, len(self)):

@@ -32,9 +32,7 @@ COMPARED = {  # scores of the table that sets two runs side by side, and their t
 }
 
 
-def card(
-    domains: Domains, judge: Judge | None, to: str, fakes: dict[str, Tensor]
-) -> dict[str, dict[str, float]]:
+def card(domains: Domains, judge: Judge | None, to: str, fakes: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """What the judge says of translations into domain `to`, "a" or "b", between doing nothing and real pictures.
 
     fakes: by name, all test pictures of the other domain translated, uint8 (N, 3, H, W). Added are "doing nothing",
@@ -109,9 +107,7 @@ def in_words(row: dict[str, float]) -> dict[str, str]:
     zebra = {"called zebra": f"{row['zebra']:.1%}"} if "zebra" in row else {}
     return zebra | {
         "KD": f"{row['kd']:.3f} ± {row['kd_error']:.3f}",
-        "gap closed, KD": f"{row['kd_closed']:.0%} ± {row['kd_closed_error']:.0%}"
-        if "kd_closed" in row
-        else "",
+        "gap closed, KD": f"{row['kd_closed']:.0%} ± {row['kd_closed_error']:.0%}" if "kd_closed" in row else "",
         "FD": f"{row['fd']:.1f}",
         "gap closed, FD": f"{row['fd_closed']:.0%}" if "fd_closed" in row else "",
     }
@@ -157,9 +153,7 @@ def by_merit(domains: Domains, judge: Judge | None, to: str, fake: Tensor) -> tu
     """
     source, target = _way(domains, to)
     if domains.aligned:
-        return (fake.int() - target.int()).abs().double().mean(
-            (1, 2, 3)
-        ).argsort(), "nearness to the true counterpart"
+        return (fake.int() - target.int()).abs().double().mean((1, 2, 3)).argsort(), "nearness to the true counterpart"
     features, probabilities = judge.look(fake)
     if domains.zebras:
         towards = "the judge's probability of a zebra" + (", the lowest first" if to == "a" else "")
@@ -244,9 +238,7 @@ def compare(without: Run, with_identity: Run, epoch: int) -> dict[str, dict[str,
 def side_by_side(compared: dict[str, dict[str, float]]) -> list[dict[str, str]]:
     """`compare` as the rows of a table: a score a row, a run a column."""
     scores = next(iter(compared.values()))
-    return [
-        {"score": score} | {run: f"{row[score]:.3f}" for run, row in compared.items()} for score in scores
-    ]
+    return [{"score": score} | {run: f"{row[score]:.3f}" for run, row in compared.items()} for score in scores]
 
 
 def identity_in_words(compared: dict[str, dict[str, float]]) -> str:

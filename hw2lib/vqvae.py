@@ -31,18 +31,14 @@ class VQVAEConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(32, ge=8, multiple_of=4)  # pixels a side; the code map has size / 4
-    data_variance: float = Field(
-        0.0633, gt=0
-    )  # of the training pixels on [0, 1]: turns MSE into NMSE; CIFAR-10's
+    data_variance: float = Field(0.0633, gt=0)  # of the training pixels on [0, 1]: turns MSE into NMSE; CIFAR-10's
     hidden_channels: int = Field(128, ge=2, multiple_of=2)
     residual_channels: int = Field(32, ge=1)
     residual_blocks: int = Field(2, ge=0)
     num_codes: int = Field(512, ge=2)  # K
     code_dim: int = Field(64, ge=1)  # D
     commitment: float = Field(0.25, ge=0)  # beta; the paper saw no difference from 0.1 to 2
-    codebook: Literal["ema", "gradient"] = (
-        "ema"  # moved by averages (appendix A.1) or by its loss (equation 3)
-    )
+    codebook: Literal["ema", "gradient"] = "ema"  # moved by averages (appendix A.1) or by its loss (equation 3)
     decay: float = Field(0.95, gt=0, lt=1)  # of the moving averages; at 0.99 they lag behind a fast encoder
     kmeans_init: bool = True  # start the codebook on the first batch's encoder outputs
     restart_dead: bool = True  # move codes that are hardly used onto random encoder outputs
@@ -97,9 +93,7 @@ class VQVAE(nn.Module):
             )
             sizes = (config.num_codes, config.code_dim, config.commitment)
             self.quantizer = (
-                EMAVectorQuantizer(*sizes, config.decay)
-                if config.codebook == "ema"
-                else VectorQuantizer(*sizes)
+                EMAVectorQuantizer(*sizes, config.decay) if config.codebook == "ema" else VectorQuantizer(*sizes)
             )
             self.decoder = nn.Sequential(  # (B, 64, 8, 8)
                 nn.Conv2d(config.code_dim, hidden, 3, padding=1),  # (B, 128, 8, 8)

@@ -35,9 +35,7 @@ def save(model, path: str | Path, without: tuple[str, ...] = (), dtype: torch.dt
         if not name.startswith(without)
     }
     about = {"model": type(model).__name__, "config": model.config.model_dump(mode="json")}
-    save_file(
-        tensors, part, metadata={KEY: json.dumps(about)}
-    )  # one key: safetensors keeps no order of several
+    save_file(tensors, part, metadata={KEY: json.dumps(about)})  # one key: safetensors keeps no order of several
     os.replace(part, path)
 
 
@@ -75,8 +73,6 @@ def _open(path: str | Path, model_class: type) -> Iterator[tuple]:
                 raise WeightsError(f"{path} holds {about.get('model', 'an unknown model')}, not {name}")
             yield file, about["config"]
     except FileNotFoundError:
-        raise WeightsError(
-            f"{path} is missing: {name}.load needs a weights file, such as a run leaves"
-        ) from None
+        raise WeightsError(f"{path} is missing: {name}.load needs a weights file, such as a run leaves") from None
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} is no readable weights file of {name}: {in_one_line(error)}") from None

@@ -19,6 +19,4 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def pictures():
     """48 random pictures, uint8 (48, 3, 32, 32)."""
-    return torch.randint(
-        0, 256, (48, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(5)
-    )
+    return torch.randint(0, 256, (48, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))

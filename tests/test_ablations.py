@@ -428,8 +428,4 @@ def test_looking_changes_nothing(toy):
     assert first == again
     assert torch.equal(pictures, toy.test_a)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert all(
-        torch.equal(tensor, weights[name])
-        for name, tensor in model.state_dict().items()
-        if "extra" not in name
-    )
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items() if "extra" not in name)

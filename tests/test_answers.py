@@ -37,9 +37,7 @@ def a_study(folder, name, settings, rows):
     named = ("variant", "seed", "codebook", "removed", "start", "quantizer", "width", "ratio", "k", "sigma2")
     cases = [{key: value for key, value in row.items() if key in named} for row in rows]
     numbers = iter(rows)
-    return study(
-        name, settings, cases, lambda case: {k: v for k, v in next(numbers).items() if k not in case}, folder
-    )
+    return study(name, settings, cases, lambda case: {k: v for k, v in next(numbers).items() if k not in case}, folder)
 
 
 SCORES = (
@@ -187,9 +185,7 @@ def test_a_rise_is_said_to_be_one_only_where_it_is(tmp_path):
     names = ("g_ab", "g_ba", "d_b", "d_a_real", "d_a_fake", "d_b_real", "d_b_fake")
     early = dict(zip(names, (0.3, 0.3, 0.2, 0.6, 0.4, 0.6, 0.4), strict=True))
     late = dict(zip(names, (0.5, 0.4, 0.1, 0.7, 0.3, 0.8, 0.2), strict=True))
-    assert "the loss rises because the opponent got stronger" in photographs.balance_in_words(
-        run, early, late
-    )
+    assert "the loss rises because the opponent got stronger" in photographs.balance_in_words(run, early, late)
     assert "rose from 0.30 to 0.50" in photographs.balance_in_words(run, early, late)
     assert "did not rise (0.50 to 0.30)" in photographs.balance_in_words(run, late, early)
 
@@ -237,10 +233,7 @@ def test_the_end_of_the_curve_is_its_slope(nmse, words):
 def test_uses_are_counts_and_shares():
     """Perplexities by batch, the number of codes in use, and both as shares of K."""
     said = codes.uses_in_words({8: 20.0, 32: 30.0, 1000: 40.0}, 60, 80)
-    assert (
-        "20 in batches of 8, 30 in batches of 32 pictures, and 40 over all 1,000; and 60 of 80 codes occur"
-        in said
-    )
+    assert "20 in batches of 8, 30 in batches of 32 pictures, and 40 over all 1,000; and 60 of 80 codes occur" in said
     assert "share in use is thus 75%, and the perplexity 50% of K" in said
 
 
@@ -339,9 +332,7 @@ def test_quantisers_are_ranked(tmp_path, nmse, words):
 def test_every_chart_can_be_drawn():
     """Each chart has the panels it promises; the line through dots goes through their means."""
     outputs = losses.outputs(17)
-    drawn = charts.by_level(
-        {"a": {"x": {1.0: [1.0, 3.0], 4.0: [5.0]}}, "b": {"x": {1.0: [0.0], 4.0: [1.0]}}}, "level"
-    )
+    drawn = charts.by_level({"a": {"x": {1.0: [1.0, 3.0], 4.0: [5.0]}}, "b": {"x": {1.0: [0.0], 4.0: [1.0]}}}, "level")
     assert list(drawn.axes[0].lines[0].get_ydata()) == [2.0, 5.0]
     prior = GatedPixelCNN(PixelCNNConfig(num_codes=5, height=4, width=4, channels=4, embedding=4, layers=4))
     seen = {"gated": fields.gated(prior), "masked": fields.masked(4, 4, 4)}
@@ -391,10 +382,7 @@ def said_of(runs):
     nets = ("full", "U-Net generator", "whole-picture discriminator", "hinge", "cross entropy")
     siamese = ("siamese in place of the cycle loss", "siamese without discriminator")
     tables = [
-        *(
-            losses.table(small, rows)
-            for rows in (parts, ("full", "cross entropy", "no pool"), (*nets, *siamese))
-        ),
+        *(losses.table(small, rows) for rows in (parts, ("full", "cross entropy", "no pool"), (*nets, *siamese))),
         photographs.balance_rows(small),
         photographs.hidden_rows(hidden),
         codes.gradient_rows(vqvae.metrics["gradient_facts"]),
@@ -502,9 +490,7 @@ def test_every_number_of_the_report_is_in_the_results(published):
     for found in NUMBER.findall(text):
         digits, scale = found.rstrip("%").replace(",", ""), 100 if found.endswith("%") else 1
         places = len(digits.partition(".")[2])
-        if found not in notebooks and not any(
-            f"{abs(value) * scale:.{places}f}" == digits for value in numbers
-        ):
+        if found not in notebooks and not any(f"{abs(value) * scale:.{places}f}" == digits for value in numbers):
             unknown.append(found)
     assert not unknown
     assert not any(f"{abs(value):.4f}" == "0.7291" for value in numbers)  # a number that was made up is found
@@ -516,9 +502,7 @@ def test_the_gradients_of_the_terms_are_the_published_ones(published):
 
     facts = published["vqvae"].metrics["gradient_facts"]
     again = codebooks.gradient_facts(0)
-    assert {name: value == 0 for name, value in again.items()} == {
-        name: value == 0 for name, value in facts.items()
-    }
+    assert {name: value == 0 for name, value in again.items()} == {name: value == 0 for name, value in facts.items()}
     assert np.allclose([again[name] for name in facts], list(facts.values()), rtol=1e-6)
 
 

@@ -105,9 +105,7 @@ def test_gradient_facts_are_those_of_the_network():
         }[term]
         loss.backward()
         for part, module in zip(PARTS, (model.encoder, model.quantizer, model.decoder), strict=True):
-            squares = [
-                float(p.grad.double().square().sum()) for p in module.parameters() if p.grad is not None
-            ]
+            squares = [float(p.grad.double().square().sum()) for p in module.parameters() if p.grad is not None]
             assert facts[f"{term}_{part}"] == pytest.approx(math.sqrt(sum(squares)), rel=1e-4), (term, part)
 
 
@@ -387,9 +385,7 @@ def test_simvq_is_equation_3_on_a_moved_codebook():
     z_e = torch.randn(3, 4, 5, 5, requires_grad=True)
     found = quantizer(z_e)
     (matrix,) = quantizer.parameters()
-    codebook = (
-        quantizer.layer.frozen_codebook.double().numpy() @ matrix.detach().double().numpy().T
-    )  # (16, 4)
+    codebook = quantizer.layer.frozen_codebook.double().numpy() @ matrix.detach().double().numpy().T  # (16, 4)
     vectors = z_e.detach().permute(0, 2, 3, 1).double().numpy()
     distances = ((vectors[..., None, :] - codebook) ** 2).sum(-1)
     np.testing.assert_array_equal(found.codes.numpy(), distances.argmin(-1))

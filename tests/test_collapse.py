@@ -178,9 +178,7 @@ def test_a_decoder_sees_k_pixels_and_z(k, pictures):
     z = torch.randn(6, collapse.LATENTS).double().requires_grad_()
     logits = vae.logits(z, inputs)
     for place in (0, 1, 5, 9, 40, 63):
-        by_pixel, by_z = torch.autograd.grad(
-            logits[:, place].sum(), (inputs, z), retain_graph=True, allow_unused=True
-        )
+        by_pixel, by_z = torch.autograd.grad(logits[:, place].sum(), (inputs, z), retain_graph=True, allow_unused=True)
         seen = torch.zeros(64) if by_pixel is None else (by_pixel != 0).any(0).float()
         assert seen.nonzero().flatten().tolist() == list(range(max(0, place - k), place))
         assert (by_z != 0).any(0).all()

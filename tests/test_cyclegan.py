@@ -274,9 +274,7 @@ def test_shapes(size, generator, discriminator):
         y, judged = model.g_ab(x), model.d_b(x)
     assert y.shape == x.shape
     assert y.abs().max() <= 1
-    assert judged.shape == (
-        (2, 1, size // 8 - 2, size // 8 - 2) if discriminator == "patch" else (2, 1, 1, 1)
-    )
+    assert judged.shape == ((2, 1, size // 8 - 2, size // 8 - 2) if discriminator == "patch" else (2, 1, 1, 1))
 
 
 def test_unet_goes_down_as_often_as_two_divides_the_size():
@@ -625,9 +623,7 @@ def test_each_cycle_trains_both_generators(pair, source, monkeypatch):
     _, terms, gradients = model._translation(source, there, target)
     assert set(terms) == {f"cycle_{source}", "g_ab" if source == "a" else "g_ba"}
     kernels = [gradient for gradient in gradients if gradient.dim() == 4]
-    assert len(kernels) == 2 * sum(
-        isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for m in model.g_ab.modules()
-    )
+    assert len(kernels) == 2 * sum(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for m in model.g_ab.modules())
     assert all(gradient.norm() > 1e-4 for gradient in kernels)
 
 
@@ -670,13 +666,9 @@ def test_discriminators_see_the_pools_pictures(pair, monkeypatch):
     real, old = {"a": a, "b": b}, {"a": noise(2, 3, 32, 32, seed=3), "b": noise(2, 3, 32, 32, seed=4)}
     for domain in "ab":
         pool, judge = getattr(model, f"pool_{domain}"), getattr(model, f"d_{domain}")
-        monkeypatch.setattr(
-            pool, "forward", lambda fakes, domain=domain: given.update({domain: fakes}) or old[domain]
-        )
+        monkeypatch.setattr(pool, "forward", lambda fakes, domain=domain: given.update({domain: fakes}) or old[domain])
         judge.register_forward_pre_hook(lambda _, inputs, domain=domain: judged[domain].append(inputs[0]))
-        judge.register_forward_pre_hook(
-            lambda judge, _: learns.append({p.requires_grad for p in judge.parameters()})
-        )
+        judge.register_forward_pre_hook(lambda judge, _: learns.append({p.requires_grad for p in judge.parameters()}))
     model.step(pair)
     assert learns == [{False}, {False}, {True}, {True}]
     for domain in "ab":
@@ -852,9 +844,7 @@ def test_a_step_is_one_of_the_schedule(pair):
 def test_one_adam_for_the_generators_and_one_for_the_discriminators():
     """Two optimisers have all weights but the averages between them, with the paper's rate and betas."""
     model = ready()
-    owned = {
-        name: {id(p) for g in o.param_groups for p in g["params"]} for name, o in model.optimizers.items()
-    }
+    owned = {name: {id(p) for g in o.param_groups for p in g["params"]} for name, o in model.optimizers.items()}
     assert owned == {
         "generators": {id(p) for network in (model.g_ab, model.g_ba) for p in network.parameters()},
         "discriminators": {id(p) for network in (model.d_a, model.d_b) for p in network.parameters()},
@@ -909,9 +899,7 @@ def test_defaults_are_the_papers():
     assert [CycleGANConfig(size=size).blocks for size in (128, 252, 256, 512)] == [6, 6, 9, 9]
     assert CycleGANConfig(size=128, blocks=0) == CycleGANConfig(size=128)
     assert CycleGANConfig(size=128, blocks=2).blocks == 2
-    assert (
-        sum(isinstance(m, ResidualBlock) for m in CycleGAN(CycleGANConfig(**SMALL | {"blocks": 3})).g_ab) == 3
-    )
+    assert sum(isinstance(m, ResidualBlock) for m in CycleGAN(CycleGANConfig(**SMALL | {"blocks": 3})).g_ab) == 3
 
 
 @pytest.mark.parametrize(
@@ -998,9 +986,7 @@ def test_a_missing_generator_is_one_line(trained, part):
     _, path = trained
     first = next(name for name in load_file(path) if name.startswith(part))
     for lost in (part, first):
-        other = rewritten(
-            path, lambda tensors, lost=lost: {n: t for n, t in tensors.items() if not n.startswith(lost)}
-        )
+        other = rewritten(path, lambda tensors, lost=lost: {n: t for n, t in tensors.items() if not n.startswith(lost)})
         with pytest.raises(weights.WeightsError, match="tensors missing") as caught:
             CycleGAN.load(other)
         assert str(other) in str(caught.value)
@@ -1044,19 +1030,14 @@ def fit(folder, precision="32", *, name="small", **options):
 
 def contents(run):
     """What must be equal between an interrupted and an uninterrupted run."""
-    return {
-        name: (run.folder / name).read_bytes()
-        for name in ("history.csv", "epochs.csv", "weights.safetensors")
-    }
+    return {name: (run.folder / name).read_bytes() for name in ("history.csv", "epochs.csv", "weights.safetensors")}
 
 
 @pytest.mark.parametrize(
     ("stop_at", "how", "precision", "number"),
     [(2, "stopped", "32", 1), (9, "stopped", "32", 2), (6, "stopped", "bf16", 2), (10, "killed", "32", 2)],
 )
-def test_interrupted_anywhere_it_resumes_to_the_same_bits(
-    tmp_path, monkeypatch, stop_at, how, precision, number
-):
+def test_interrupted_anywhere_it_resumes_to_the_same_bits(tmp_path, monkeypatch, stop_at, how, precision, number):
     """History, scores, weights, averages and pools of a run in two parts are those of an unbroken one."""
     with threads(number):
         whole, model = fit(tmp_path / "whole", precision)

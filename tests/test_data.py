@@ -110,9 +110,7 @@ def published(server, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "CIFAR10_PICTURES", 4)
     publish(tar_of({f"{BATCHES}/readme.html": b"hello", **files}))
     root = tmp_path / "root"
-    return SimpleNamespace(
-        records=records, files=files, publish=publish, root=root, part=root / "pictures.tar.gz.part"
-    )
+    return SimpleNamespace(records=records, files=files, publish=publish, root=root, part=root / "pictures.tar.gz.part")
 
 
 def assert_is_published(pictures: Pictures, records: dict[str, np.ndarray]) -> None:
@@ -227,9 +225,7 @@ def test_archive_cannot_write_elsewhere(published, tmp_path):
     link.type, link.linkname = tarfile.SYMTYPE, "/etc"
     absolute = str(tmp_path / "absolute")
     published.publish(
-        tar_of(
-            {"../outside": b"x", f"{BATCHES}/../../outside": b"x", absolute: b"x", **published.files}, link
-        )
+        tar_of({"../outside": b"x", f"{BATCHES}/../../outside": b"x", absolute: b"x", **published.files}, link)
     )
     assert_is_published(cifar10(), published.records)
     assert sorted(path.name for path in tmp_path.rglob("*") if not path.is_dir()) == sorted(published.records)
@@ -254,9 +250,7 @@ def test_no_network_says_what_to_do(published):
             cifar10()
     message = one_line(error)
     assert (
-        f"{url} ([Errno" in message
-        and str(published.root / "pictures.tar.gz") in message
-        and "dataset toy" in message
+        f"{url} ([Errno" in message and str(published.root / "pictures.tar.gz") in message and "dataset toy" in message
     )
 
 
@@ -682,9 +676,7 @@ def test_a_batch_too_small_to_share_is_said():
 
 def test_mirroring_is_left_to_right_half_the_time_and_drawn_anew():
     """About half of the pictures are mirrored, left to right and nothing else, and others in each epoch."""
-    pictures = torch.randint(0, 256, (250, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(
-        torch.uint8
-    )
+    pictures = torch.randint(0, 256, (250, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     pictures[:, 0, :, 0], pictures[:, 0, :, -1] = torch.arange(250, dtype=torch.uint8)[:, None], 255
     batches, lots = Batches(pictures, 25, seed=0), []
     for epoch in range(8):

@@ -67,9 +67,7 @@ def test_roughness_of_known_pictures():
     """A constant picture has roughness 0, a chessboard of 0 and 200 has 200, vertical stripes half of that."""
     board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 200
     stripes = (torch.arange(8) % 2 * 200).expand(8, 8)
-    pictures = (
-        torch.stack([torch.full((8, 8), 9), board, stripes])[:, None].expand(3, 3, 8, 8).to(torch.uint8)
-    )
+    pictures = torch.stack([torch.full((8, 8), 9), board, stripes])[:, None].expand(3, 3, 8, 8).to(torch.uint8)
     assert metrics.roughness(pictures).tolist() == [0, 200, 100]
 
 

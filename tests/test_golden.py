@@ -50,7 +50,9 @@ def preset(kind, notebook, folder):
 def test_published_cyclegans_are_found(restored):
     """The runs of notebook 01 have the published hashes with the preset cpu, and are loaded, not trained."""
     asked = preset(CycleGANParameters, "01_cyclegan.yaml", restored)
-    config = translation.make(translation.CycleGANConfig, asked.model_dump(include={*translation.CycleGANConfig.model_fields}))
+    config = translation.make(
+        translation.CycleGANConfig, asked.model_dump(include={*translation.CycleGANConfig.model_fields})
+    )
     a, b = blank(1067, 3, 143, 143), blank(1334, 3, 143, 143)
     domains = unpaired.Domains(
         "horse2zebra", a, b, blank(120, 3, 128, 128), blank(140, 3, 128, 128), 128, "496f57adf57d4710", zebras=True

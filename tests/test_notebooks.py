@@ -108,9 +108,7 @@ def test_the_defaults_are_the_quick_preset(path):
     """A notebook opened and run as it is does what `make report` does."""
     import yaml
 
-    preset = yaml.safe_load(
-        (ROOT / "notebooks" / "presets" / "quick" / path.with_suffix(".yaml").name).read_text()
-    )
+    preset = yaml.safe_load((ROOT / "notebooks" / "presets" / "quick" / path.with_suffix(".yaml").name).read_text())
     assert parameters.given(KINDS[path.stem], preset) == KINDS[path.stem]()
 
 
@@ -199,21 +197,15 @@ def test_a_restored_report_is_the_same(smoke, tmp_path):
     """Publish, restore elsewhere, build again without training: every number of the translations is the same."""
     report.publish(smoke / "build", root=tmp_path, runs=smoke / "runs")
     lines = report.restore(root=tmp_path, runs=tmp_path / "runs")
-    assert sorted(lines) == sorted(
-        f"{tmp_path / 'runs' / path.name} restored" for path in (smoke / "runs").iterdir()
-    )
+    assert sorted(lines) == sorted(f"{tmp_path / 'runs' / path.name} restored" for path in (smoke / "runs").iterdir())
     assert all("is there already" in line for line in report.restore(root=tmp_path, runs=tmp_path / "runs"))
-    done = papermill(
-        tmp_path / "out.ipynb", "--cwd", tmp_path, runs=tmp_path / "runs", notebook="01_cyclegan"
-    )
+    done = papermill(tmp_path / "out.ipynb", "--cwd", tmp_path, runs=tmp_path / "runs", notebook="01_cyclegan")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "loaded from cyclegan-" in (tmp_path / "out.ipynb").read_text()
     (before,), (after,) = ((folder / "runs").glob("cyclegan-*/metrics.json") for folder in (smoke, tmp_path))
     assert json.loads(after.read_text()) == json.loads(before.read_text())
     (tmp_path / "weights" / "cyclegan.safetensors").unlink()
-    with pytest.raises(
-        report.ReportError, match=r"cyclegan.safetensors is missing: get the whole repository"
-    ):
+    with pytest.raises(report.ReportError, match=r"cyclegan.safetensors is missing: get the whole repository"):
         report.restore(root=tmp_path, runs=tmp_path / "elsewhere")
 
 
@@ -321,10 +313,7 @@ def test_the_command_line_says_what_is_wrong(words, message, tmp_path):
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
-    for line in block.splitlines()
-    if line.strip()
+    line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()
 ]
 
 

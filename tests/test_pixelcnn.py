@@ -133,9 +133,7 @@ def test_nll_is_the_cross_entropy_of_numpy(classes):
     assert costs.std() > 0.5
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"classes": 10, "channels": 5, "embedding": 3}, {"kernel": 7, "layers": 2}]
-)
+@pytest.mark.parametrize("options", [{}, {"classes": 10, "channels": 5, "embedding": 3}, {"kernel": 7, "layers": 2}])
 def test_number_of_parameters(options):
     """As many as the formula says; the causal kernels are as small as what they may see."""
     config = PixelCNNConfig(**SMALL | options)
@@ -171,9 +169,7 @@ def test_first_weights_depend_on_the_config_alone():
     torch.rand(10)
     other = GatedPixelCNN(PixelCNNConfig(**SMALL)).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not torch.equal(
-        GatedPixelCNN(PixelCNNConfig(**SMALL, seed=1)).embedding.weight, one["embedding.weight"]
-    )
+    assert not torch.equal(GatedPixelCNN(PixelCNNConfig(**SMALL, seed=1)).embedding.weight, one["embedding.weight"])
 
 
 # ---- sampling

@@ -20,9 +20,7 @@ K, SIDE = 8, 2  # the smallest VQ-VAE: 8 x 8 pixels, maps of 2 x 2 codes
 @pytest.fixture
 def model():
     network = VQVAE(
-        VQVAEConfig(
-            size=8, hidden_channels=4, residual_channels=2, residual_blocks=1, num_codes=K, code_dim=3
-        )
+        VQVAEConfig(size=8, hidden_channels=4, residual_channels=2, residual_blocks=1, num_codes=K, code_dim=3)
     )
     chance = torch.Generator().manual_seed(1)
     with torch.no_grad():  # a codebook all of whose codes occur
@@ -34,9 +32,7 @@ def model():
 @pytest.fixture
 def pictures():
     chance = torch.Generator().manual_seed(0)
-    train, test = (
-        torch.randint(256, (count, 3, 8, 8), generator=chance, dtype=torch.uint8) for count in (60, 20)
-    )
+    train, test = (torch.randint(256, (count, 3, 8, 8), generator=chance, dtype=torch.uint8) for count in (60, 20))
     labels = torch.arange(60).remainder(2).to(torch.uint8)
     names = {"classes": ("horse", "zebra"), "train_labels": labels, "test_labels": labels[:20]}
     return data.Pictures("noise", train, test, data.checksum(train, test), **names)
@@ -194,9 +190,7 @@ def test_without_a_class_all_are_tried(model, pictures, sets):
     """p(map) is the mean over the classes of p(map | class), recomputed in NumPy, and the likeliest class is named."""
     network = new_prior(model, pictures)
     found = prior.without_class(network, sets.test)
-    costs = np.stack(
-        [network.nll(sets.test, torch.full((20,), label)).double().numpy() for label in (0, 1)], 1
-    )
+    costs = np.stack([network.nll(sets.test, torch.full((20,), label)).double().numpy() for label in (0, 1)], 1)
     likely = np.log(np.exp(-4 * costs).mean(1))
     np.testing.assert_allclose(found.nll, -likely / 4, rtol=1e-10)
     assert found.named.tolist() == costs.argmin(1).tolist()

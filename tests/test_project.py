@@ -76,9 +76,9 @@ def test_published_results_are_whole(path):
     assert not provenance["dirty"]
     if "cases" in config:
         rows = json.loads(path.read_text())["rows"]
-        assert [
-            {name: row[name] for name in case} for row, case in zip(rows, config["cases"], strict=True)
-        ] == config["cases"]
+        assert [{name: row[name] for name in case} for row, case in zip(rows, config["cases"], strict=True)] == config[
+            "cases"
+        ]
         return
     steps = list(csv.DictReader((path.parent / "history.csv").open()))
     assert [int(float(row["step"])) for row in steps] == list(range(1, config["steps"] + 1))

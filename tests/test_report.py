@@ -92,9 +92,7 @@ def notebooks(tmp_path_factory) -> list[Path]:
     first = write_notebook(
         folder / "01_sample.ipynb",
         new_markdown_cell(INTRODUCTION),
-        code(
-            "epochs: int = 3  # number of epochs\ndata_root: str = 'nowhere'\nprint('chosen')", "parameters"
-        ),
+        code("epochs: int = 3  # number of epochs\ndata_root: str = 'nowhere'\nprint('chosen')", "parameters"),
         code("import os, sys\nfrom matplotlib import pyplot\nfrom hw2lib import show"),
         code(
             "print('epoch 1 of', epochs, os.environ['HW2_PROGRESS'])\nprint('warned', file=sys.stderr)",
@@ -170,8 +168,7 @@ def test_numbers(markdown):
 def test_provenance(markdown):
     """A row for each run; what is the same for all is said once, and what only some have is empty for the others."""
     assert (
-        f"| part | python | seed |\n| :--- | :--- | ---: |\n| a-1 | {sys.executable} | 7 |\n| b-2 |  | 8 |"
-        in markdown
+        f"| part | python | seed |\n| :--- | :--- | ---: |\n| a-1 | {sys.executable} | 7 |\n| b-2 |  | 8 |" in markdown
     )
     assert "The same for all: device: cpu." in markdown
 
@@ -325,9 +322,7 @@ def test_code_page(built):
 def test_operator_spacing(tmp_path):
     """In MathML a named function keeps its distance from a letter, and stands close to a bracket."""
     pages.write_html(pages.tree(r"$2\log D$ and $\log(x)$ and $\min_G V$", "T"), tmp_path / "page.html")
-    first, second, third = re.findall(
-        r"<math.*?</semantics>", (tmp_path / "page.html").read_text(), re.DOTALL
-    )
+    first, second, third = re.findall(r"<math.*?</semantics>", (tmp_path / "page.html").read_text(), re.DOTALL)
     assert first.count("<mspace") == 2
     assert second.count("<mspace") == 0
     assert third.index("<mi>G</mi>") < third.index("<mspace") < third.index("<mi>V</mi>")
@@ -345,13 +340,9 @@ def test_pdf(built):
     assert (built / "report.pdf").read_bytes().startswith(b"%PDF")
     if not shutil.which("pdftotext"):
         pytest.skip("pdftotext is not installed (Debian: poppler-utils)")
-    result = subprocess.run(
-        ["pdftotext", "-layout", built / "report.pdf", "-"], capture_output=True, check=True
-    )
+    result = subprocess.run(["pdftotext", "-layout", built / "report.pdf", "-"], capture_output=True, check=True)
     words = " ".join(result.stdout.decode().split())
-    order = positions(
-        words, document.TITLE, "Contents", "It took 2 epochs", "Of the second part.", "Table 3."
-    )
+    order = positions(words, document.TITLE, "Contents", "It took 2 epochs", "Of the second part.", "Table 3.")
     assert order == sorted(order)
     assert "log 𝐷(𝑥)" in words
     assert words.count("The end.") == words.count("Figure 2. The end.") == 1
@@ -372,15 +363,11 @@ def test_page_in_a_browser(built, tmp_path, name):
         "--window-size=900,2400",
     ]
     address = (built / name).as_uri()
-    dom = subprocess.run(
-        [*command, "--dump-dom", address], capture_output=True, check=True, timeout=120
-    ).stdout
+    dom = subprocess.run([*command, "--dump-dom", address], capture_output=True, check=True, timeout=120).stdout
     assert b"<mtable" in dom
     assert b"<figcaption" in dom
     picture = tmp_path / "page.png"
-    subprocess.run(
-        [*command, f"--screenshot={picture}", address], capture_output=True, check=True, timeout=120
-    )
+    subprocess.run([*command, f"--screenshot={picture}", address], capture_output=True, check=True, timeout=120)
     pixels = matplotlib.image.imread(picture)[..., :3].reshape(-1, 3)  # (pixels, RGB), 0 to 1
     red, green, blue = pixels.T
     assert ((red > 0.95) & (green < 0.05) & (blue > 0.95)).sum() > 10_000
@@ -494,9 +481,7 @@ def test_empty_cells_need_no_run():
 @pytest.mark.parametrize("formula", BROKEN)
 def test_broken_maths(tmp_path, formula):
     """A macro that breaks on GitHub, in HTML or in PDF is refused before the notebook runs, with its cell."""
-    path = write_notebook(
-        tmp_path / "01_x.ipynb", new_markdown_cell("# Title"), new_markdown_cell(f"See ${formula}$.")
-    )
+    path = write_notebook(tmp_path / "01_x.ipynb", new_markdown_cell("# Title"), new_markdown_cell(f"See ${formula}$."))
     with pytest.raises(ReportError, match=re.escape("01_x.ipynb, cell 2: \\")):
         document.check_source(path)
 

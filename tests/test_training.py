@@ -21,9 +21,7 @@ SMALL = {"hidden_channels": 8, "residual_channels": 4, "num_codes": 16, "code_di
 
 @pytest.fixture
 def bytes_():
-    return torch.randint(
-        0, 256, (40, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(5)
-    )
+    return torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
 
 
 def fit(bytes_, folder, *, epochs=3, model=None, **options):
@@ -57,10 +55,7 @@ def write_script(folder, config, training_call):
 
 def contents(run):
     """What must be equal between an interrupted and an uninterrupted run."""
-    return {
-        name: (run.folder / name).read_bytes()
-        for name in ("history.csv", "epochs.csv", "weights.safetensors")
-    }
+    return {name: (run.folder / name).read_bytes() for name in ("history.csv", "epochs.csv", "weights.safetensors")}
 
 
 def test_a_run_leaves_what_it_promises(bytes_, tmp_path):
@@ -198,14 +193,10 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(Path(runs.__file__).parents[1])}
     command = [sys.executable, str(script)]
-    subprocess.run(
-        [*command, str(tmp_path / "whole")], env=environment, check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, stdout=subprocess.DEVNULL)
     kills, random = 0, np.random.default_rng()
     for _ in range(40):
-        process = subprocess.Popen(
-            [*command, str(tmp_path / "broken")], env=environment, stdout=subprocess.PIPE
-        )
+        process = subprocess.Popen([*command, str(tmp_path / "broken")], env=environment, stdout=subprocess.PIPE)
         # It is alive once it has written a checkpoint of its own; then it dies within the next half second.
         before = set((tmp_path / "broken").glob("*/checkpoint/*"))
         while process.poll() is None and set((tmp_path / "broken").glob("*/checkpoint/*")) <= before:
@@ -317,9 +308,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(bytes_, tmp_path):
 def test_a_length_is_needed_once(bytes_, tmp_path, length):
     """Neither, both or no epochs at all are refused."""
     with pytest.raises(training.TrainingError, match="either epochs or updates"):
-        training.fit(
-            VQVAE(VQVAEConfig(**SMALL)), data.Batches(bytes_, 16, 0), name="x", runs=tmp_path, **length
-        )
+        training.fit(VQVAE(VQVAEConfig(**SMALL)), data.Batches(bytes_, 16, 0), name="x", runs=tmp_path, **length)
 
 
 @pytest.mark.slow

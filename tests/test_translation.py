@@ -49,9 +49,7 @@ def test_differences_of_known_pictures():
         torch.full((2, 3, 4, 4), 255, dtype=torch.uint8),
     )
     assert difference(black, white) == difference(white, black) == 2
-    assert (
-        difference(black + 10, black + 20) == difference(black + 20, black + 10) == pytest.approx(10 / 127.5)
-    )
+    assert difference(black + 10, black + 20) == difference(black + 20, black + 10) == pytest.approx(10 / 127.5)
     assert difference(white, white) == 0
 
 
@@ -193,9 +191,7 @@ def test_cycle_errors_are_of_the_way_there_and_back(model, toy):
     assert translation.cycle_error(model, toy, True, *negatives) == {"aba": 0, "bab": 0}
     found = translation.cycle_error(model, toy, False, *negatives)
     assert found == {"aba": 0, "bab": difference(255 - toy.test_b, toy.test_b)}
-    found = translation.cycle_error(
-        model, toy, False, toy.test_a, toy.test_b
-    )  # as if nothing were to be done
+    found = translation.cycle_error(model, toy, False, toy.test_a, toy.test_b)  # as if nothing were to be done
     assert found["aba"] == difference(255 - toy.test_b, toy.test_a)
     assert found["bab"] == difference(toy.test_a, toy.test_b)
 
@@ -309,9 +305,7 @@ def test_a_judge_compares_with_the_other_domain(model, toy):
     eye = Eye()
     assert found["kd_ab"] == kernel_distance(eye.features(fake_b), eye.features(toy.test_b))
     assert found["kd_ba"] == kernel_distance(eye.features(fake_a), eye.features(toy.test_a))
-    assert found["zebra_ba"] == pytest.approx(
-        0.5 + (toy.test_b[3:].double().mean((2, 3)).argmax(1) == 2).sum() / 6
-    )
+    assert found["zebra_ba"] == pytest.approx(0.5 + (toy.test_b[3:].double().mean((2, 3)).argmax(1) == 2).sum() / 6)
     assert {"zebra_ab", "zebra_ba"} <= set(found)
     own = Examiner(model, replace(horses, zebras=False), Eye()).scores(fake_a, fake_b)
     assert set(own) == set(found) - {"zebra_ab", "zebra_ba"}
@@ -379,9 +373,7 @@ def test_runs_can_be_compared(epochs, allowed):
             assert parameters.make(CycleGANParameters, asked).identity_epochs == identity_epochs
         else:
             assert identity_epochs not in allowed
-            with pytest.raises(
-                parameters.ParameterError, match=f"must be epochs, {epochs}, or at most"
-            ) as caught:
+            with pytest.raises(parameters.ParameterError, match=f"must be epochs, {epochs}, or at most") as caught:
                 parameters.make(CycleGANParameters, asked)
             assert "\n" not in str(caught.value)
 

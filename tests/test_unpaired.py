@@ -58,9 +58,7 @@ def part(domains: Domains, split: str) -> torch.Tensor:
 @pytest.mark.parametrize("size", [31, 30, 28, 0, -4, 33, 34, 254, 64.0, "64", None, True])
 def test_sizes_that_cannot_be_are_refused(size):
     """A size that is no whole number, below 32 or not divisible by 4 is named, and what would be right."""
-    assert (
-        refused("toy", size) == f"size {size!r}: give a whole number of pixels, 32 or more and divisible by 4"
-    )
+    assert refused("toy", size) == f"size {size!r}: give a whole number of pixels, 32 or more and divisible by 4"
 
 
 @pytest.mark.parametrize("dataset", ["horses", "", "cifar10", "/nowhere"])
@@ -71,9 +69,7 @@ def test_unknown_data_sets_are_refused(dataset):
     assert "toy, horse2zebra or the path of a folder that holds trainA, trainB, testA, testB" in message
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [(32, 36), (64, 72), (128, 143), (256, 286), (36, 40), (192, 215)]
-)
+@pytest.mark.parametrize(("size", "expected"), [(32, 36), (64, 72), (128, 143), (256, 286), (36, 40), (192, 215)])
 def test_training_pictures_are_286_256ths_of_the_size(size, expected):
     """Training pictures are 286/256 of the size that is used, rounded, and halves are rounded up."""
     assert load_size(size) == expected
@@ -149,9 +145,7 @@ def test_toy_training_pictures_have_no_counterparts(toy):
     assert same_pixels(toy.test_a, toy.test_b).diagonal().min() > 0.5  # what counterparts have in common
     assert same_pixels(toy.train_a[:256], toy.train_b[:256]).max() < 0.3
     counterparts = scenes(1024, 36, unpaired.TOY_SEEDS[0]).zebras
-    assert not {each.numpy().tobytes() for each in counterparts} & {
-        each.numpy().tobytes() for each in toy.train_b
-    }
+    assert not {each.numpy().tobytes() for each in counterparts} & {each.numpy().tobytes() for each in toy.train_b}
 
 
 def test_toy_scenes_are_shared_by_no_two_sets():
@@ -275,9 +269,7 @@ def test_other_names_of_splits_are_told(tmp_path):
     """A folder that is laid out as train/A is told the four names that are expected."""
     (tmp_path / "album" / "train" / "A").mkdir(parents=True)
     message = refused(str(tmp_path / "album"), 32)
-    assert (
-        message == f"{tmp_path / 'album'} has no folder {', '.join(SPLITS)}: {', '.join(SPLITS)} are needed"
-    )
+    assert message == f"{tmp_path / 'album'} has no folder {', '.join(SPLITS)}: {', '.join(SPLITS)} are needed"
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -319,9 +311,7 @@ def zip_of(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
 def published(tmp_path, monkeypatch):
     """A horse2zebra of ten pictures, published in a folder in the place of the true one."""
     names = [
-        f"{split}/n{number}_7.jpg"
-        for split, count in zip(SPLITS, (3, 4, 1, 2), strict=True)
-        for number in range(count)
+        f"{split}/n{number}_7.jpg" for split, count in zip(SPLITS, (3, 4, 1, 2), strict=True) for number in range(count)
     ]
     files = {f"horse2zebra/{name}": jpeg(number) for number, name in enumerate(names)}
     sums = {}
@@ -457,9 +447,7 @@ def stored_with_one_bit_flipped(files: dict[str, bytes]) -> bytes:
 
 def with_central_entries(files: dict[str, bytes], flags: int, method: int) -> bytes:
     """An archive whose list of members says other flags (1: encrypted) and another method of packing."""
-    usual, other = (
-        b"PK\1\2\x14\3\x14\0" + bytes([each, 0, way, 0]) for each, way in ((0, 8), (flags, method))
-    )
+    usual, other = (b"PK\1\2\x14\3\x14\0" + bytes([each, 0, way, 0]) for each, way in ((0, 8), (flags, method)))
     body = zip_of(files)
     assert body.count(usual) == len(files)
     return body.replace(usual, other)
@@ -575,9 +563,7 @@ REAL = os.environ.get("HW2_DATA", "")
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(
-    not (Path(REAL) / "horse2zebra").is_dir() or not REAL, reason="$HW2_DATA holds no horse2zebra"
-)
+@pytest.mark.skipif(not (Path(REAL) / "horse2zebra").is_dir() or not REAL, reason="$HW2_DATA holds no horse2zebra")
 def test_real_horse2zebra_is_the_published_one(tmp_path):
     """The real horse2zebra passes its sums and has its known numbers of pictures, some without colour."""
     (tmp_path / "root").mkdir()
@@ -625,9 +611,7 @@ def equal(some, others) -> bool:
     """Whether two lists of pairs are the same bytes."""
     assert len(some) == len(others)
     return all(
-        torch.equal(x, y)
-        for one, other in zip(some, others, strict=True)
-        for x, y in zip(one, other, strict=True)
+        torch.equal(x, y) for one, other in zip(some, others, strict=True) for x, y in zip(one, other, strict=True)
     )
 
 
@@ -654,9 +638,7 @@ def test_squares_are_cut_anywhere_and_mirrored_or_not(batch_size):
 
 def test_each_picture_has_a_place_of_its_own():
     """Neither the pictures of a pair nor neighbours in a batch are cut and mirrored alike, save by chance."""
-    batches = [
-        pair for epoch in range(10) for pair in Pairs(tagged(40), tagged(40), 8, 0, batch_size=4)(epoch)
-    ]
+    batches = [pair for epoch in range(10) for pair in Pairs(tagged(40), tagged(40), 8, 0, batch_size=4)(epoch)]
     a, b = (np.array([[place(square)[1:] for square in pair[side]] for pair in batches]) for side in (0, 1))
     for one, other in ((a, b), (a[:, 1:], a[:, :-1]), (b[:, 1:], b[:, :-1]), (a[1:], a[:-1])):
         alike = (one == other).reshape(-1, 3)
@@ -731,9 +713,7 @@ def test_order_depends_on_seed_and_epoch_alone():
     pairs = Pairs(tagged(20), tagged(30), 8, seed=3)
     list(pairs(7))
     assert equal(list(pairs(1)), list(Pairs(tagged(20), tagged(30), 8, seed=3)(1)))
-    orders = [
-        numbers(Pairs(tagged(20), tagged(30), 8, seed, 10)(epoch)) for seed in range(4) for epoch in range(4)
-    ]
+    orders = [numbers(Pairs(tagged(20), tagged(30), 8, seed, 10)(epoch)) for seed in range(4) for epoch in range(4)]
     for domain in (0, 1):
         assert len({tuple(order[domain]) for order in orders}) == 16
 
@@ -752,9 +732,7 @@ def test_batch_size_does_not_change_the_order(batch_size):
     assert numbers(Pairs(tagged(20), tagged(30), 8, 3, batch_size)(2)) == whole
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "skip"), [(8, 0), (8, 1), (8, 6), (8, 7), (1, 1), (1, 20), (1, 49), (1, 50)]
-)
+@pytest.mark.parametrize(("batch_size", "skip"), [(8, 0), (8, 1), (8, 6), (8, 7), (1, 1), (1, 20), (1, 49), (1, 50)])
 def test_skip_gives_the_tail(batch_size, skip):
     """An epoch resumed at step k gives what the whole epoch gives from step k on, squares included."""
     pairs = Pairs(tagged(20), tagged(50), 8, seed=3, batch_size=batch_size)
@@ -775,9 +753,7 @@ def test_ranks_share_the_batch_of_one_process(world_size):
             assert torch.equal(together, alone[domain])
 
 
-@pytest.mark.parametrize(
-    ("count", "batch_size", "smallest"), [(24, 1, 1), (25, 12, 1), (26, 3, 2), (2, 8, 2)]
-)
+@pytest.mark.parametrize(("count", "batch_size", "smallest"), [(24, 1, 1), (25, 12, 1), (26, 3, 2), (2, 8, 2)])
 def test_a_batch_too_small_to_share_is_said(count, batch_size, smallest):
     """A batch with fewer pictures than processes, be it the last or any, is refused before the first step."""
     pairs = Pairs(tagged(count), tagged(2), 8, seed=0, batch_size=batch_size)

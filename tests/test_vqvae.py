@@ -33,9 +33,7 @@ def kind(quantizer):
 # ---- the nearest code
 
 
-@given(
-    count=st.integers(1, 3000), codes=st.integers(2, 70), dim=st.integers(1, 20), seed=st.integers(0, 2**31)
-)
+@given(count=st.integers(1, 3000), codes=st.integers(2, 70), dim=st.integers(1, 20), seed=st.integers(0, 2**31))
 @settings(max_examples=25, deadline=None)
 def test_nearest_code_is_that_of_numpy(count, codes, dim, seed):
     """The blocked matrix product finds, to rounding, the nearest code that NumPy finds in float64 by brute force."""
@@ -110,9 +108,7 @@ def test_beta_weighs_the_encoder_term_only():
         torch.manual_seed(0)
         quantizer, x = VectorQuantizer(32, 8, beta), z_e(requires_grad=True)
         out = quantizer(x)
-        gradients.append(
-            torch.autograd.grad(out.codebook_loss + out.commitment_loss, (x, quantizer.codebook))
-        )
+        gradients.append(torch.autograd.grad(out.codebook_loss + out.commitment_loss, (x, quantizer.codebook)))
     torch.testing.assert_close(gradients[1][0], 2 * gradients[0][0])
     assert torch.equal(gradients[1][1], gradients[0][1])
     assert gradients[0][1].abs().sum() > 0
@@ -136,9 +132,7 @@ def test_losses_are_those_of_float64(quantizer):
     chosen = quantizer.codebook.detach().double().numpy()[out.codes.flatten()]
     error = ((vectors - chosen) ** 2).mean()
     assert out.commitment_loss.item() == pytest.approx(0.25 * error, rel=1e-5)
-    assert out.codebook_loss.item() == pytest.approx(
-        error if kind(quantizer) == "VectorQuantizer" else 0, rel=1e-5
-    )
+    assert out.codebook_loss.item() == pytest.approx(error if kind(quantizer) == "VectorQuantizer" else 0, rel=1e-5)
 
 
 # ---- the moving averages
@@ -382,9 +376,7 @@ def test_gradients_of_the_path_in_use_are_those_of_float64(pictures, precision):
         z = plain.encoder(x)
         vectors = z.permute(0, 2, 3, 1).reshape(-1, 8)
         book = plain.quantizer.codebook
-        codes = model.encode(
-            model.to_network(batch)
-        ).flatten()  # the same codes: near ties may fall either way
+        codes = model.encode(model.to_network(batch)).flatten()  # the same codes: near ties may fall either way
         chosen = book[codes]
         commitment = 0.25 * (vectors - chosen.detach()).square().mean()
         z_q = (vectors + (chosen - vectors).detach()).view(len(batch), 8, 8, 8).permute(0, 3, 1, 2)
