@@ -5,7 +5,7 @@ DATA ?=
 ENV := .venv/bin
 # The newest torch and torchvision that are known to work together here.
 TORCH := -P torch==2.14.1 -P torchvision==0.29.1
-SOURCES := $(wildcard hw2lib/*.*) $(wildcard notebooks/*.ipynb notebooks/presets/*/*.yaml)
+SOURCES := $(wildcard hw2lib/*.* hw2lib/*/*.*) $(wildcard notebooks/*.ipynb notebooks/presets/*/*.yaml)
 # One stamp for each choice of preset and data: the same report is not built twice.
 STAMP := build/.done-$(PRESET)-$(subst /,_,$(DATA))
 

@@ -2,7 +2,7 @@
 
 Plain is what the well-known implementations do, with the same layers and losses: float32, contiguous tensors,
 `nn.InstanceNorm2d`, one direction after the other, separate passes of the discriminators for real and for translated
-pictures, pictures decoded from files, resized, cut and mirrored one by one through PIL. Ours is what `hw2lib.training`
+pictures, pictures decoded from files, resized, cut and mirrored one by one through PIL. Ours is what `hw2lib.training.loop`
 runs: batches cut by index, bf16 where the machine computes in it, channels-last, instance norm as batch norm of one
 picture, both directions at once on half of the threads each, freed memory kept. The pictures are random bytes: their
 content does not change the work. Prints medians and the ratio of the medians. With --profile, prints where our time goes
@@ -25,9 +25,11 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from hw2lib import networks, training
+from hw2lib import networks
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
-from hw2lib.unpaired import Pairs, load_size
+from hw2lib.data.batches import Pairs
+from hw2lib.data.domains import load_size
+from hw2lib.training import devices
 
 
 def plain_layers(module: nn.Module) -> nn.Module:
@@ -119,9 +121,9 @@ def plain_steps(config: CycleGANConfig):
 
 
 def our_model(config: CycleGANConfig, precision: str) -> CycleGAN:
-    training.keep_freed_memory()
+    devices.keep_freed_memory()
     model = CycleGAN(config)
-    model.setup(training.machine("cpu", precision), total_steps=10_000)
+    model.setup(devices.machine("cpu", precision), total_steps=10_000)
     return model
 
 
@@ -189,7 +191,7 @@ def convolution_work(config: CycleGANConfig) -> float:
 
 def peak_speed(config: CycleGANConfig, precision: str) -> float:
     """Operations a second of a residual block's convolution alone, forward, on the present number of threads."""
-    bf16 = training.machine("cpu", precision)._precision.precision == "bf16-mixed"
+    bf16 = devices.machine("cpu", precision)._precision.precision == "bf16-mixed"
     channels, side = 4 * config.base_channels, config.size // 4
     layer = nn.Conv2d(channels, channels, 3).to(
         torch.bfloat16 if bf16 else torch.float32, memory_format=torch.channels_last

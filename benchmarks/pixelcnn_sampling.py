@@ -9,8 +9,8 @@ import click
 import torch
 from contest import contest
 
-from hw2lib import training
 from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
+from hw2lib.training import devices
 
 
 def plain_maps(model: GatedPixelCNN, count: int, labels: torch.Tensor):
@@ -25,7 +25,7 @@ def plain_maps(model: GatedPixelCNN, count: int, labels: torch.Tensor):
 
 
 def our_maps(model: GatedPixelCNN, count: int, labels: torch.Tensor):
-    training.keep_freed_memory()
+    devices.keep_freed_memory()
     while True:
         model.sample(count, labels)
         yield

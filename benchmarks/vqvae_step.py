@@ -1,7 +1,7 @@
 """One VQ-VAE training step beside the plain implementation, in turn in one run: python benchmarks/vqvae_step.py
 
 Plain is what the well-known notebooks do, with the same layers and loss: float32, contiguous tensors, one-hot
-quantizer, and a DataLoader that opens each picture as a PIL image. Ours is what `hw2lib.training` runs: the batch by
+quantizer, and a DataLoader that opens each picture as a PIL image. Ours is what `hw2lib.training.loop` runs: the batch by
 index, bf16 where the machine computes in it, channels-last, distances in blocks, freed memory kept. The pictures are
 random bytes in CIFAR-10's shape: their content does not change the work. Prints medians and the ratio of the medians.
 """
@@ -15,7 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from hw2lib import data, training
+from hw2lib.data.batches import Batches
+from hw2lib.training import devices
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 
@@ -82,11 +83,11 @@ def plain_steps(config: VQVAEConfig, pictures: torch.Tensor, batch_size: int):
 
 
 def our_steps(config: VQVAEConfig, pictures: torch.Tensor, batch_size: int, precision: str):
-    training.keep_freed_memory()
+    devices.keep_freed_memory()
     model = VQVAE(config)
-    fabric = training.machine("cpu", precision)
+    fabric = devices.machine("cpu", precision)
     model.setup(fabric, total_steps=10_000)
-    batches = data.Batches(pictures, batch_size, seed=0)
+    batches = Batches(pictures, batch_size, seed=0)
     while True:
         for batch in batches(0, device=fabric.device):
             model.step(batch)

@@ -8,10 +8,14 @@ import click
 import torch
 import yaml
 
-from hw2lib import ROOT, Problem, experiments, figures, parameters, prior, samples, training, translation
+from hw2lib import ROOT, Problem, parameters, recipes
 from hw2lib.cyclegan import CycleGAN
-from hw2lib.folders import read_picture
+from hw2lib.data.folders import read_picture
+from hw2lib.evaluation import new_pictures as samples
+from hw2lib.evaluation import translations as translation
 from hw2lib.pixelcnn import GatedPixelCNN
+from hw2lib.report import figures
+from hw2lib.training import loop as training
 from hw2lib.vqvae import VQVAE
 
 PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
@@ -28,7 +32,7 @@ def main() -> None: ...
 @click.option("--out", default=str(ROOT / "build"), help="folder for the report [default: build/]")
 def report(preset: str, data_root: str | None, out: str) -> None:
     """Run the notebooks and write report.md, report.html and report.pdf."""
-    from hw2lib import report as room  # papermill and pandoc are not needed for training
+    from hw2lib.report import build as room  # papermill and pandoc are not needed for training
 
     click.echo(f"{room.build(preset, data_root, out)}")
 
@@ -37,7 +41,7 @@ def report(preset: str, data_root: str | None, out: str) -> None:
 @click.option("--out", default=str(ROOT / "build"), help="folder of a built report [default: build/]")
 def publish(out: str) -> None:
     """Make a built report the published one: report.md, figures/, results/ and weights/."""
-    from hw2lib import report as room
+    from hw2lib.report import build as room
 
     room.publish(out)
 
@@ -45,7 +49,7 @@ def publish(out: str) -> None:
 @main.command()
 def restore() -> None:
     """Make run folders of the published results, so that their report can be built again without training."""
-    from hw2lib import report as room
+    from hw2lib.report import build as room
 
     for line in room.restore():
         click.echo(line)
@@ -71,15 +75,15 @@ def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ..
     if data_root:
         asked = asked.model_copy(update={"data_root": str(Path(data_root).resolve())})
     if model == "cyclegan":
-        config, domains = translation.cyclegan_setup(asked)
-        run = translation.train_cyclegan(CycleGAN(config), domains, translation.judge_for(domains), asked)
+        config, domains = recipes.cyclegan_setup(asked)
+        run = recipes.train_cyclegan(CycleGAN(config), domains, recipes.judge_for(domains), asked)
     else:
-        config, pictures = experiments.vqvae_setup(asked)
+        config, pictures = recipes.vqvae_setup(asked)
         codec = VQVAE(config)
-        run = experiments.train_vqvae(codec, pictures, asked)
+        run = recipes.train_vqvae(codec, pictures, asked)
     if model == "pixelcnn":
-        sets = prior.code_sets(codec, pictures, run)
-        run = prior.train_prior(GatedPixelCNN(prior.prior_config(codec, pictures, asked)), sets, asked)
+        sets = recipes.code_sets(codec, pictures, run)
+        run = recipes.train_prior(GatedPixelCNN(recipes.prior_config(codec, pictures, asked)), sets, asked)
     click.echo(run.folder)
 
 
@@ -124,7 +128,7 @@ def sample(count: int, label: str | None, weights: str, codec: str, target: Path
     if target.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise parameters.ParameterError(f"{target} must end in .png, .jpg or .webp")
     model, pixelcnn = VQVAE.load(codec), GatedPixelCNN.load(weights)
-    prior.require_match(pixelcnn, model)
+    recipes.require_match(pixelcnn, model)
     labels = samples.labels_for(pixelcnn, count, label)
     pictures = samples.decode_pictures(model, pixelcnn.sample(count, labels, **wishes))
     sheet = figures.picture_sheet(pictures, columns=math.ceil(math.sqrt(count)))

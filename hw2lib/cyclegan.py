@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from hw2lib import weights
-from hw2lib.layers import average_gradients
 from hw2lib.networks import PatchDiscriminator, PictureDiscriminator, ResnetGenerator, UnetGenerator
+from hw2lib.optim import average_gradients
+from hw2lib.training import weights
 
 __all__ = [
     "CycleGAN",
@@ -167,7 +167,7 @@ class CycleGAN(nn.Module):
 
     @classmethod
     def load(cls, path) -> "CycleGAN":
-        """The generators of a weights file, in eval mode. Raises hw2lib.weights.WeightsError."""
+        """The generators of a weights file, in eval mode. Raises hw2lib.training.weights.WeightsError."""
         return weights.load(path, cls, CycleGANConfig)
 
     @staticmethod

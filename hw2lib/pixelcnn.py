@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from hw2lib import Problem, weights
-from hw2lib.layers import average_gradients
+from hw2lib import Problem
+from hw2lib.optim import average_gradients
+from hw2lib.training import weights
 
 
 class CodesError(Problem):
@@ -139,7 +140,7 @@ class GatedPixelCNN(nn.Module):
 
     @classmethod
     def load(cls, path) -> "GatedPixelCNN":
-        """The prior of a weights file, in eval mode. Raises hw2lib.weights.WeightsError."""
+        """The prior of a weights file, in eval mode. Raises hw2lib.training.weights.WeightsError."""
         return weights.load(path, cls, PixelCNNConfig)
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from hw2lib import weights
-from hw2lib.layers import TransposedConv2d, average_gradients
+from hw2lib.networks import TransposedConv2d
+from hw2lib.optim import average_gradients
 from hw2lib.quantizers import EMAVectorQuantizer, Quantized, VectorQuantizer, as_vectors
+from hw2lib.training import weights
 
 __all__ = ["VQVAE", "EMAVectorQuantizer", "Quantized", "VQVAEConfig", "VectorQuantizer"]
 
@@ -105,7 +106,7 @@ class VQVAE(nn.Module):
 
     @classmethod
     def load(cls, path) -> "VQVAE":
-        """The network of a weights file, in eval mode. Raises hw2lib.weights.WeightsError."""
+        """The network of a weights file, in eval mode. Raises hw2lib.training.weights.WeightsError."""
         return weights.load(path, cls, VQVAEConfig)
 
     @staticmethod

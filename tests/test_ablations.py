@@ -9,8 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from hw2lib import ablations, study, training, translation, unpaired
-from hw2lib.ablations import (
+from hw2lib.cyclegan import CycleGAN
+from hw2lib.data import domains as unpaired
+from hw2lib.data.batches import Pairs
+from hw2lib.evaluation import translations as translation
+from hw2lib.evaluation.translations import difference, translate
+from hw2lib.studies import cyclegan_parts as ablations
+from hw2lib.studies import study
+from hw2lib.studies.cyclegan_parts import (
     ABLATIONS,
     RestingDiscriminators,
     Sizes,
@@ -19,17 +25,15 @@ from hw2lib.ablations import (
     discriminator_step,
     ends,
     gradient_by_logit,
-    hidden_information,
     local_contrast,
     measure,
     scores,
     stripes,
     train,
 )
-from hw2lib.cyclegan import CycleGAN
-from hw2lib.translation import difference, translate
-from hw2lib.travelgan import TravelGAN
-from hw2lib.unpaired import Pairs
+from hw2lib.studies.steganography import hidden_information
+from hw2lib.studies.travelgan import TravelGAN
+from hw2lib.training import devices
 
 TINY = Sizes(train=12, test=3, batch_size=2, base_channels=2, blocks=1)
 
@@ -49,7 +53,7 @@ def batch(pictures):
 def ready(kind=CycleGAN, variant="full", steps=20):
     """A tiny model, set up on the CPU."""
     model = kind(config_of(variant, 0, TINY))
-    model.setup(training.machine("cpu", "32"), steps)
+    model.setup(devices.machine("cpu", "32"), steps)
     return model
 
 

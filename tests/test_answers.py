@@ -8,28 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from hw2lib import (
-    ROOT,
-    ablations,
-    answers_collapse,
-    charts,
-    collapse,
-    experiments,
-    fields,
-    judge,
-    metrics,
-    prior,
-    report,
-    samples,
-    show,
-    verdicts,
-)
-from hw2lib import answers_ablations as losses
-from hw2lib import answers_cyclegan as photographs
-from hw2lib import answers_vqvae as codes
+from hw2lib import ROOT
+from hw2lib.evaluation import codec as experiments
+from hw2lib.evaluation import judge, metrics
+from hw2lib.evaluation import likelihoods as prior
+from hw2lib.evaluation import new_pictures as samples
+from hw2lib.evaluation import scorecards as verdicts
 from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
-from hw2lib.runs import Run
-from hw2lib.study import study
+from hw2lib.report import answers_ablations as losses
+from hw2lib.report import answers_collapse, charts, show
+from hw2lib.report import answers_cyclegan as photographs
+from hw2lib.report import answers_vqvae as codes
+from hw2lib.report import build as report
+from hw2lib.studies import cyclegan_parts as ablations
+from hw2lib.studies import posterior_collapse as collapse
+from hw2lib.studies import receptive_fields as fields
+from hw2lib.studies.study import study
+from hw2lib.training.runs import Run
 
 
 def a_study(folder, name, settings, rows):
@@ -498,7 +493,7 @@ def test_every_number_of_the_report_is_in_the_results(published):
 
 def test_the_gradients_of_the_terms_are_the_published_ones(published):
     """Which term teaches which part, computed again, is what the report shows."""
-    from hw2lib import codebooks
+    from hw2lib.studies import codebooks
 
     facts = published["vqvae"].metrics["gradient_facts"]
     again = codebooks.gradient_facts(0)

@@ -9,8 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hw2lib import codebooks, data, study, training
-from hw2lib.codebooks import (
+from hw2lib.data import batches
+from hw2lib.data import pictures as data
+from hw2lib.evaluation.codec import evaluate_vqvae
+from hw2lib.evaluation.metrics import perplexity
+from hw2lib.studies import codebooks, study
+from hw2lib.studies.codebooks import (
     QUANTIZERS,
     REMOVED,
     STARTS,
@@ -27,8 +31,7 @@ from hw2lib.codebooks import (
     scores,
     train,
 )
-from hw2lib.experiments import evaluate_vqvae
-from hw2lib.metrics import perplexity
+from hw2lib.training import devices
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 SMALL = VQVAEConfig(hidden_channels=8, residual_channels=4, num_codes=16, code_dim=4)
@@ -46,7 +49,7 @@ def toy():
 
 def ready(model, steps=20):
     """A model set up on the CPU, in training mode."""
-    model.setup(training.machine("cpu", "32"), steps)
+    model.setup(devices.machine("cpu", "32"), steps)
     return model.train()
 
 
@@ -93,7 +96,7 @@ def test_gradient_facts_are_those_of_the_network():
     config = VQVAEConfig(
         size=16, hidden_channels=16, residual_channels=8, num_codes=32, code_dim=8, codebook="gradient", seed=3
     )  # fmt: skip
-    x = torch.rand(4, 3, 16, 16, dtype=torch.float64, generator=data.generator(3)).float() - 0.5
+    x = torch.rand(4, 3, 16, 16, dtype=torch.float64, generator=batches.random_stream(3)).float() - 0.5
     facts, latents, numbers = gradient_facts(3), 8 * 4 * 4, 3 * 16 * 16
     for term in TAUGHT:
         model = VQVAE(config)

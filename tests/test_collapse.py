@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from hw2lib import collapse, ring
-from hw2lib.study import rows
+from hw2lib.studies import mode_collapse as ring
+from hw2lib.studies import posterior_collapse as collapse
+from hw2lib.studies.study import rows
 
 POWER = {"steps": 4, "pictures": 200, "batch_size": 16, "learning_rate": 2e-3}
 RING = {"steps": 20, "noise": 8, "batch_size": 32, "learning_rate": 1e-3}

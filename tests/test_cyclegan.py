@@ -21,17 +21,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hw2lib import cyclegan, parameters, runs, training, translation, unpaired, weights
+from hw2lib import cyclegan, parameters
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, ImagePool, discriminator_loss, generator_loss
-from hw2lib.layers import TransposedConv2d
+from hw2lib.data import batches
+from hw2lib.evaluation import translations as translation
 from hw2lib.networks import (
     InstanceNorm,
     PatchDiscriminator,
     PictureDiscriminator,
     ResidualBlock,
     ResnetGenerator,
+    TransposedConv2d,
     UnetGenerator,
 )
+from hw2lib.training import devices, runs, weights
+from hw2lib.training import loop as training
 
 SMALL = {"size": 32, "base_channels": 2, "blocks": 1}
 ROOT = Path(runs.__file__).parents[1]
@@ -39,7 +43,7 @@ ROOT = Path(runs.__file__).parents[1]
 
 def ready(precision="32", total_steps=20, **options):
     model = CycleGAN(CycleGANConfig(**SMALL | options))
-    model.setup(training.machine("cpu", precision), total_steps)
+    model.setup(devices.machine("cpu", precision), total_steps)
     return model.train()
 
 
@@ -507,7 +511,7 @@ def stepped(config, batch, precision, number_of_threads):
     """What a first step reports, and the gradients that it hands to the optimisers."""
     model = CycleGAN(config)
     with threads(number_of_threads):
-        model.setup(training.machine("cpu", precision), total_steps=20)
+        model.setup(devices.machine("cpu", precision), total_steps=20)
         terms = model.train().step(batch)
     assert not any(term.requires_grad for term in terms.values())
     gradients = {name: [p.grad for p in its] for name, its in model.parameters_of.items()}
@@ -608,7 +612,7 @@ def test_identity_is_asked_for_on_the_target_domain(pictures):
     dark, bright = pictures[:2] // 4, 255 - pictures[2:4] // 4
     model = CycleGAN(CycleGANConfig(**SMALL, identity_weight=0.5, ema_decay=0))
     model.g_ab, model.g_ba = Keeps(1), Keeps(-1)
-    model.setup(training.machine("cpu", "32"), total_steps=20)
+    model.setup(devices.machine("cpu", "32"), total_steps=20)
     terms = model.step((dark, bright))
     assert (terms["identity_a"], terms["identity_b"]) == (0, 0)
     assert terms["cycle_a"] > 0.1 and terms["cycle_b"] > 0.1
@@ -1014,7 +1018,7 @@ def fit(folder, precision="32", *, name="small", **options):
     tests = a[:2, :, :32, :32]
     run = training.fit(
         model,
-        unpaired.Pairs(a, b, 32, seed=0),
+        batches.Pairs(a, b, 32, seed=0),
         name=name,
         epochs=2,
         evaluate=lambda folder, epoch: {
@@ -1112,13 +1116,14 @@ def test_several_processes_train_the_same_networks(tmp_path):
             f"""
             import torch
             torch.set_num_threads(1)
-            from hw2lib import training, unpaired
+            from hw2lib.data import domains as unpaired
+            from hw2lib.training import loop as training
             from hw2lib.cyclegan import CycleGAN, CycleGANConfig
             random = torch.Generator().manual_seed(7)
             a, b = torch.randint(0, 256, (2, 8, 3, 36, 36), dtype=torch.uint8, generator=random)
             training.fit(
                 CycleGAN(CycleGANConfig(**{SMALL!r}, identity_weight=0.5)),
-                unpaired.Pairs(a, b, 32, 0, batch_size=4),
+                batches.Pairs(a, b, 32, 0, batch_size=4),
                 name="small", epochs=2, device="cpu", precision="32",
                 runs="{tmp_path}/" + ("two" if torch.distributed.is_torchelastic_launched() else "one"),
             )
@@ -1150,12 +1155,12 @@ def test_published_sizes_fit_a_small_machine(tmp_path, preset, steps, limit):
             f"""
             import json, resource, sys, torch
             torch.set_num_threads(2)
-            from hw2lib import training
+            from hw2lib.training import loop as training
             from hw2lib.cyclegan import CycleGAN, CycleGANConfig
             config = CycleGANConfig(**{config!r})
             model = CycleGAN(config)
-            training.keep_freed_memory()
-            model.setup(training.machine("cpu", "32"), {steps})
+            devices.keep_freed_memory()
+            model.setup(devices.machine("cpu", "32"), {steps})
             batch = torch.randint(0, 256, (2, 1, 3, config.size, config.size), dtype=torch.uint8)
             losses = [float(value) for _ in range({steps}) for value in model.step(batch).values()]
             unit = 1 if sys.platform == "darwin" else 1024

@@ -16,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hw2lib import data, download, folders
-from hw2lib.data import Batches, DataError, Pictures, cifar10, folder, load, root_folder, toy_pictures
+from hw2lib.data import download, folders
+from hw2lib.data import pictures as data
+from hw2lib.data.batches import Batches
+from hw2lib.data.pictures import DataError, Pictures, cifar10, folder, load, root_folder, toy_pictures
 
 BATCHES = "cifar-10-batches-bin"
 RED, WHITE = (255, 0, 0), (255, 255, 255)

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hw2lib import data, experiments, figures, metrics, parameters
+from hw2lib import parameters, recipes
+from hw2lib.data import pictures as data
+from hw2lib.evaluation import codebook_maps, metrics
+from hw2lib.evaluation import codec as experiments
+from hw2lib.report import figures
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 SMALL = {"hidden_channels": 8, "residual_channels": 4, "num_codes": 16, "code_dim": 4}
@@ -60,7 +64,7 @@ def test_islands_are_counted():
     heaps[:, :, 0] += [[0], [50], [100]]
     heaps = heaps.reshape(120, 2)
     for scale in (0.01, 1, 100):
-        assert experiments._islands(scale * heaps) == 3
+        assert codebook_maps._islands(scale * heaps) == 3
 
 
 def test_roughness_of_known_pictures():
@@ -114,14 +118,14 @@ def test_trustworthiness_tells_structure_from_noise(tmp_path):
     random = np.random.default_rng(0)
     # heaps of 24: larger than the 15 neighbours that the trustworthiness looks at
     heaps = random.normal(size=(8, 16)).repeat(24, axis=0) * 3 + random.normal(size=(192, 16)) * 0.3
-    maps = experiments.codebook_maps(heaps, seed=0, neighbours=(5, 500))
+    maps = codebook_maps.codebook_maps(heaps, seed=0, neighbours=(5, 500))
     assert list(maps["codebook"]) == [5, 95]
     for n in maps["codebook"]:
         assert maps["codebook"][n]["xy"].shape == (192, 2)
         assert maps["codebook"][n]["islands"] >= 1
         for control in ("shuffled", "noise"):
             assert maps["codebook"][n]["trustworthiness"] > maps[control][n]["trustworthiness"] + 0.05
-    experiments.save_maps(tmp_path / "umap.csv", maps, np.arange(192))
+    codebook_maps.save_maps(tmp_path / "umap.csv", maps, np.arange(192))
     lines = (tmp_path / "umap.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 * 2 * 192
     assert lines[1].startswith("codebook,5,0,0,")
@@ -133,12 +137,12 @@ def test_a_shuffled_codebook_keeps_columns_and_no_rows():
     """Each column has the same values, no row is left; the same seed gives the same, another another; nothing is changed."""
     codebook = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
     before = codebook.copy()
-    shuffled = experiments.shuffled_codebook(codebook, 0)
+    shuffled = codebook_maps.shuffled_codebook(codebook, 0)
     assert np.array_equal(codebook, before) and shuffled.dtype == codebook.dtype
     assert np.array_equal(np.sort(shuffled, 0), np.sort(codebook, 0))
     assert not {row.tobytes() for row in shuffled} & {row.tobytes() for row in codebook}
-    assert np.array_equal(shuffled, experiments.shuffled_codebook(codebook, 0))
-    assert not np.array_equal(shuffled, experiments.shuffled_codebook(codebook, 1))
+    assert np.array_equal(shuffled, codebook_maps.shuffled_codebook(codebook, 0))
+    assert not np.array_equal(shuffled, codebook_maps.shuffled_codebook(codebook, 1))
     order = shuffled[:, :, None] == codebook.T[None]  # (64, 8, 64): where each value came from
     came_from = order.argmax(2)
     assert len({tuple(column) for column in came_from.T}) == 8  # each column in an order of its own
@@ -185,7 +189,7 @@ def test_a_wrong_config_stops_before_the_pictures(monkeypatch):
     """A value that only the network's config refuses is said before any picture is loaded."""
     monkeypatch.setattr(data, "load", lambda *_: pytest.fail("loaded pictures"))
     with pytest.raises(parameters.ParameterError, match="size: input should be a multiple of 4, not 30"):
-        experiments.vqvae_setup(parameters.VQVAEParameters(size=30))
+        recipes.vqvae_setup(parameters.VQVAEParameters(size=30))
 
 
 # ---- figures

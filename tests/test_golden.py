@@ -6,11 +6,21 @@ import pytest
 import torch
 import yaml
 
-from hw2lib import ROOT, ablations, codebooks, collapse, data, experiments, prior, report, ring, translation, unpaired
+from hw2lib import ROOT, recipes
 from hw2lib.cyclegan import CycleGAN
+from hw2lib.data import batches
+from hw2lib.data import domains as unpaired
+from hw2lib.data import pictures as data
+from hw2lib.evaluation import codec as experiments
+from hw2lib.evaluation import translations as translation
 from hw2lib.parameters import CycleGANParameters, VQVAEParameters, given
 from hw2lib.pixelcnn import GatedPixelCNN
-from hw2lib.runs import Run
+from hw2lib.report import build as report
+from hw2lib.studies import codebooks
+from hw2lib.studies import cyclegan_parts as ablations
+from hw2lib.studies import mode_collapse as ring
+from hw2lib.studies import posterior_collapse as collapse
+from hw2lib.training.runs import Run
 from hw2lib.vqvae import VQVAE
 
 PUBLISHED = {
@@ -58,8 +68,8 @@ def test_published_cyclegans_are_found(restored):
         "horse2zebra", a, b, blank(120, 3, 128, 128), blank(140, 3, 128, 128), 128, "496f57adf57d4710", zebras=True
     )
     runs = [
-        translation.train_cyclegan(CycleGAN(config), domains, None, asked),
-        translation.train_with_identity(config, domains, None, asked),
+        recipes.train_cyclegan(CycleGAN(config), domains, None, asked),
+        recipes.train_with_identity(config, domains, None, asked),
         ablations.ablate(asked.runs, asked.answer_steps, tuple(range(asked.answer_seeds))),
     ]
     assert {run.name: run.folder.name for run in runs} == {
@@ -76,13 +86,13 @@ def test_published_vqvaes_are_found(restored):
     fields = {*experiments.VQVAEConfig.model_fields} - {"data_variance"}
     config = experiments.VQVAEConfig(**asked.model_dump(include=fields), data_variance=pictures.variance)
     model, seeds = VQVAE(config), tuple(range(asked.answer_seeds))
-    runs = [experiments.train_vqvae(model, pictures, asked), experiments.train_vqvae_as_others(pictures, config, asked)]
-    origin = {"pictures": pictures.checksum, "codebook": prior.codebook_checksum(model)}
+    runs = [recipes.train_vqvae(model, pictures, asked), recipes.train_vqvae_as_others(pictures, config, asked)]
+    origin = {"pictures": pictures.checksum, "codebook": recipes.codebook_checksum(model)}
     maps, labels = blank(90_000, 8, 8), blank(90_000)
-    sets = prior.CodeSets(maps, maps[:5000], maps[:10_000], maps, labels, labels[:5000], labels[:10_000], origin)
+    sets = batches.CodeSets(maps, maps[:5000], maps[:10_000], maps, labels, labels[:5000], labels[:10_000], origin)
     short = {"runs": asked.runs, "updates": asked.answer_updates, "seeds": seeds, "config": config}
     runs += [
-        prior.train_prior(GatedPixelCNN(prior.prior_config(model, pictures, asked)), sets, asked),
+        recipes.train_prior(GatedPixelCNN(recipes.prior_config(model, pictures, asked)), sets, asked),
         collapse.linear_vae(asked.runs, seeds=seeds),
         collapse.decoder_power(asked.runs, steps=asked.answer_steps, seeds=seeds),
         ring.ring(asked.runs, steps=asked.answer_steps, seeds=seeds),

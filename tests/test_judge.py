@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hw2lib import judge as judging
-from hw2lib.folders import read_picture
-from hw2lib.judge import (
+from hw2lib.data.folders import read_picture
+from hw2lib.evaluation import judge as judging
+from hw2lib.evaluation.judge import (
     SORREL,
     ZEBRA,
     Judge,

@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hw2lib import ROOT, parameters, report
+from hw2lib import ROOT, parameters
 from hw2lib.cyclegan import CycleGAN
 from hw2lib.pixelcnn import GatedPixelCNN
+from hw2lib.report import build as report
 from hw2lib.vqvae import VQVAE
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

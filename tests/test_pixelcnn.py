@@ -12,15 +12,18 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
-from hw2lib import fields, pixelcnn, training, weights
-from hw2lib.codes import CodeBatches
-from hw2lib.download import DataError
-from hw2lib.metrics import mean_and_error, unigram_nll
+from hw2lib import pixelcnn
+from hw2lib.data.batches import CodeBatches
+from hw2lib.data.download import DataError
+from hw2lib.evaluation.metrics import mean_and_error, unigram_nll
 from hw2lib.pixelcnn import (
     CodesError,
     GatedPixelCNN,
     PixelCNNConfig,
 )
+from hw2lib.studies import receptive_fields as fields
+from hw2lib.training import loop as training
+from hw2lib.training import weights
 
 SMALL = {"num_codes": 11, "height": 4, "width": 5, "embedding": 6, "channels": 8, "layers": 4}
 

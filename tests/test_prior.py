@@ -10,8 +10,14 @@ import torch
 from PIL import Image
 
 from hw2lib import __main__ as command_line
-from hw2lib import data, experiments, parameters, prior, runs, samples, weights
+from hw2lib import parameters, recipes
+from hw2lib.data import batches
+from hw2lib.data import pictures as data
+from hw2lib.evaluation import codec as experiments
+from hw2lib.evaluation import likelihoods as prior
+from hw2lib.evaluation import new_pictures as samples
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
+from hw2lib.training import runs, weights
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 K, SIDE = 8, 2  # the smallest VQ-VAE: 8 x 8 pixels, maps of 2 x 2 codes
@@ -45,7 +51,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def sets(model, pictures, run):
-    return prior.code_sets(model, pictures, run)
+    return recipes.code_sets(model, pictures, run)
 
 
 def asked(tmp_path, **wishes):
@@ -55,7 +61,7 @@ def asked(tmp_path, **wishes):
 def new_prior(model, pictures, seed=0):
     config = PixelCNNConfig(
         num_codes=K, height=SIDE, width=SIDE, classes=len(pictures.classes), class_names=pictures.classes,
-        codebook=prior.codebook_checksum(model), channels=4, embedding=4, layers=2, seed=seed,
+        codebook=recipes.codebook_checksum(model), channels=4, embedding=4, layers=2, seed=seed,
     )  # fmt: skip
     network = GatedPixelCNN(config).eval()
     with torch.no_grad():  # first weights know no class
@@ -72,7 +78,7 @@ def test_codes_are_those_of_the_encoder(model, pictures, sets):
     """Training maps are nine tenths of the pictures and the same mirrored, with their labels; no held-out one is there."""
     train = experiments.encode_pictures(model, pictures.train)
     mirrored = experiments.encode_pictures(model, pictures.train.flip(-1))
-    order = torch.randperm(60, generator=data.generator(0))
+    order = torch.randperm(60, generator=batches.random_stream(0))
     held, others = order[:6], order[6:]
     assert torch.equal(sets.train, torch.cat([train[others], mirrored[others]]))
     assert torch.equal(sets.held_out, train[held])
@@ -87,7 +93,7 @@ def test_codes_are_encoded_once(model, pictures, run, sets, monkeypatch):
     with np.load(run.folder / "codes.npz") as kept:
         assert {kept[name].dtype for name in ("train", "mirrored", "test")} == {np.dtype("uint16")}
     monkeypatch.setattr(prior, "encode_pictures", None)
-    again = prior.code_sets(model, pictures, run)
+    again = recipes.code_sets(model, pictures, run)
     assert torch.equal(again.train, sets.train)
 
 
@@ -106,7 +112,7 @@ def test_codes_that_do_not_fit_are_made_anew(model, pictures, run, sets, damage,
         path.write_bytes(path.read_bytes()[:-40])
     else:
         path.write_bytes(b"nothing")
-    found = prior.code_sets(model, pictures, run)
+    found = recipes.code_sets(model, pictures, run)
     assert torch.equal(found.in_order, experiments.encode_pictures(model, pictures.train))
     assert ("cannot be read" in capsys.readouterr().out) == (damage in ("cut off", "no archive"))
 
@@ -114,33 +120,33 @@ def test_codes_that_do_not_fit_are_made_anew(model, pictures, run, sets, damage,
 def test_pictures_without_classes_give_maps_without_labels(model, pictures, tmp_path):
     """A folder of one's own has no labels, and its prior no classes."""
     plain = data.Pictures("noise", pictures.train, pictures.test, "plain")
-    found = prior.code_sets(model, plain, runs.Run("vqvae", {"plain": True}, tmp_path))
+    found = recipes.code_sets(model, plain, runs.Run("vqvae", {"plain": True}, tmp_path))
     assert found.train_labels is found.held_out_labels is found.test_labels is None
-    config = prior.prior_config(model, plain, asked(tmp_path))
+    config = recipes.prior_config(model, plain, asked(tmp_path))
     assert (config.classes, config.class_names) == (0, ())
 
 
 def test_the_prior_fits_its_network(model, pictures, tmp_path):
     """Map, codes and classes of the prior are those of the network and the pictures; large maps are seen whole."""
-    config = prior.prior_config(model, pictures, asked(tmp_path))
+    config = recipes.prior_config(model, pictures, asked(tmp_path))
     assert (config.num_codes, config.height, config.width) == (K, SIDE, SIDE)
     assert config.class_names == ("horse", "zebra")
     large = SimpleNamespace(config=VQVAEConfig(size=64), quantizer=model.quantizer)
-    assert prior.prior_config(large, pictures, asked(tmp_path)).layers >= 15
+    assert recipes.prior_config(large, pictures, asked(tmp_path)).layers >= 15
 
 
 def test_a_foreign_prior_is_refused(model, pictures):
     """Another map, another K and another codebook of the same size are each said in one line."""
-    prior.require_match(new_prior(model, pictures), model)
+    recipes.require_match(new_prior(model, pictures), model)
     for wrong in ({"num_codes": 9}, {"height": 3}):
         config = {"num_codes": K, "height": SIDE, "width": SIDE} | wrong
         with pytest.raises(CodesError, match="the VQ-VAE has 2 x 2 of 8"):
-            prior.require_match(GatedPixelCNN(PixelCNNConfig(layers=1, **config)), model)
+            recipes.require_match(GatedPixelCNN(PixelCNNConfig(layers=1, **config)), model)
     network = new_prior(model, pictures)
     with torch.no_grad():
         model.quantizer.codebook.neg_()
     with pytest.raises(CodesError, match="codes of another VQ-VAE"):
-        prior.require_match(network, model)
+        recipes.require_match(network, model)
 
 
 # ---- training
@@ -160,12 +166,12 @@ def test_held_out_maps_choose_the_epoch(model, pictures, sets, tmp_path, monkeyp
 
     monkeypatch.setattr(GatedPixelCNN, "nll", costs)
     network = new_prior(model, pictures)
-    run = prior.train_prior(network, sets, asked(tmp_path, prior_epochs=3))
+    run = recipes.train_prior(network, sets, asked(tmp_path, prior_epochs=3))
     assert run.epochs["held_out_nll"].tolist() == planned["held_out"]
     assert all(torch.equal(value, states[1][name]) for name, value in network.state_dict().items())
     assert not all(torch.equal(value, states[2][name]) for name, value in network.state_dict().items())
     again = new_prior(model, pictures, seed=0)
-    prior.train_prior(again, sets, asked(tmp_path, prior_epochs=3))  # finished: loads the chosen ones again
+    recipes.train_prior(again, sets, asked(tmp_path, prior_epochs=3))  # finished: loads the chosen ones again
     assert all(torch.equal(value, states[1][name]) for name, value in again.state_dict().items())
 
 

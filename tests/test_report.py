@@ -15,8 +15,10 @@ import pytest
 from matplotlib import pyplot
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from hw2lib import ROOT, document, pages, report, show
-from hw2lib.report import ReportError
+from hw2lib import ROOT
+from hw2lib.report import build as report
+from hw2lib.report import document, pages, show
+from hw2lib.report.build import ReportError
 
 OFFLINE_CHROMIUM = [
     "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking",

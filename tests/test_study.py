@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from hw2lib import study
-from hw2lib.runs import Run, RunError
+from hw2lib.studies import study
+from hw2lib.training.runs import Run, RunError
 
 CASES = [{"variant": variant, "seed": seed} for seed in (0, 1, 2) for variant in ("plain", "odd")]
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from hw2lib import toy
-from hw2lib.toy import Scenes, scenes
+from hw2lib.data import toy
+from hw2lib.data.toy import Scenes, scenes
 
 COUNT = 64
 

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from hw2lib import data, experiments, progress, runs, training
+from hw2lib.data import batches
+from hw2lib.evaluation import codec as experiments
+from hw2lib.training import devices, progress, runs
+from hw2lib.training import loop as training
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 SMALL = {"hidden_channels": 8, "residual_channels": 4, "num_codes": 16, "code_dim": 4, "size": 16}
@@ -29,7 +32,7 @@ def fit(bytes_, folder, *, epochs=3, model=None, **options):
     settings = {"precision": "32", "device": "cpu", "name": "small", "runs": folder} | options
     run = training.fit(
         model,
-        data.Batches(bytes_, 16, seed=0),
+        batches.Batches(bytes_, 16, seed=0),
         evaluate=lambda folder, epoch: experiments.evaluate_vqvae(model, bytes_[:8]),
         epochs=None if "updates" in options else epochs,
         **settings,
@@ -42,7 +45,9 @@ def write_script(folder, config, training_call):
     start = f"""
         import sys, torch
         torch.set_num_threads(1)
-        from hw2lib import data, experiments, training
+        from hw2lib.data import pictures as data
+        from hw2lib.evaluation import codec as experiments
+        from hw2lib.training import loop as training
         from hw2lib.vqvae import VQVAE, VQVAEConfig
         generator = torch.Generator().manual_seed(5)
         pictures = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8, generator=generator)
@@ -186,7 +191,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
         SMALL,
         """
         training.fit(
-            model, data.Batches(pictures, 4, seed=0), epochs=12, name="small", runs=sys.argv[1], device="cpu",
+            model, batches.Batches(pictures, 4, seed=0), epochs=12, name="small", runs=sys.argv[1], device="cpu",
             precision="32", checkpoint_minutes=0, evaluate=lambda folder, epoch: experiments.evaluate_vqvae(model, pictures[:8]),
         )
         """,
@@ -250,7 +255,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(bytes_, tmp_path, monkeypatch):
         return step(self, batch) | ({"vq": torch.tensor(float("nan"))} if len(taken) == 5 else {})
 
     monkeypatch.setattr(VQVAE, "step", broken)
-    with pytest.raises(training.TrainingError, match=r"vq is nan at step 5 \(epoch 2\)"):
+    with pytest.raises(devices.TrainingError, match=r"vq is nan at step 5 \(epoch 2\)"):
         fit(bytes_, tmp_path)
     assert [path.name for path in tmp_path.glob("*/checkpoint/*")] == ["step-00000003.pt"]
 
@@ -282,7 +287,7 @@ def test_precision_is_kept(bytes_, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit(bytes_, tmp_path, precision="bf16")
     monkeypatch.undo()
-    with pytest.raises(training.TrainingError, match="was begun in precision bf16"):
+    with pytest.raises(devices.TrainingError, match="was begun in precision bf16"):
         fit(bytes_, tmp_path, precision="32")
     run, _ = fit(bytes_, tmp_path, precision="auto")
     assert run.provenance["precision"] == "bf16"
@@ -307,8 +312,8 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(bytes_, tmp_path):
 @pytest.mark.parametrize("length", [{}, {"epochs": 1, "updates": 1}, {"epochs": 0}])
 def test_a_length_is_needed_once(bytes_, tmp_path, length):
     """Neither, both or no epochs at all are refused."""
-    with pytest.raises(training.TrainingError, match="either epochs or updates"):
-        training.fit(VQVAE(VQVAEConfig(**SMALL)), data.Batches(bytes_, 16, 0), name="x", runs=tmp_path, **length)
+    with pytest.raises(devices.TrainingError, match="either epochs or updates"):
+        training.fit(VQVAE(VQVAEConfig(**SMALL)), batches.Batches(bytes_, 16, 0), name="x", runs=tmp_path, **length)
 
 
 @pytest.mark.slow
@@ -319,7 +324,7 @@ def test_several_processes_train_the_same_network(tmp_path):
         SMALL | {"kmeans_init": False, "restart_dead": False},
         """
         training.fit(
-            model, data.Batches(pictures, 8, seed=0), epochs=2, name="small", runs=sys.argv[1], device="cpu",
+            model, batches.Batches(pictures, 8, seed=0), epochs=2, name="small", runs=sys.argv[1], device="cpu",
             precision="32",
         )
         """,
@@ -373,5 +378,5 @@ def test_a_table_is_cut_to_the_row(tmp_path):
 def test_a_gpu_is_called_by_its_name(monkeypatch):
     """The provenance of a run on a GPU names the card, and that of one on a CPU begins with cpu."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card of {device}")
-    assert training.device_name(torch.device("cuda", 0)) == "card of cuda:0"
-    assert training.device_name(torch.device("cpu")).startswith("cpu")
+    assert devices.device_name(torch.device("cuda", 0)) == "card of cuda:0"
+    assert devices.device_name(torch.device("cpu")).startswith("cpu")

@@ -11,13 +11,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from hw2lib import ROOT, parameters, training, translation, unpaired, verdicts
+from hw2lib import ROOT, parameters, recipes
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
-from hw2lib.judge import Looks, kernel_distance
+from hw2lib.data import domains as unpaired
+from hw2lib.evaluation import scorecards as verdicts
+from hw2lib.evaluation import translations as translation
+from hw2lib.evaluation.judge import Looks, kernel_distance
+from hw2lib.evaluation.translations import Examiner, colour_shift, difference, translate
 from hw2lib.networks import ResnetGenerator
 from hw2lib.parameters import CycleGANParameters
-from hw2lib.runs import Run
-from hw2lib.translation import Examiner, colour_shift, difference, translate
+from hw2lib.training import devices
+from hw2lib.training.runs import Run
 
 SIZES = {"size": 32, "base_channels": 2}
 SMALL = SIZES | {"blocks": 1}
@@ -33,7 +37,7 @@ def toy():
 def model(toy):
     """A model whose averages differ from its generators."""
     model = CycleGAN(CycleGANConfig(**SMALL, ema_decay=0.9, learning_rate=0.01))
-    model.setup(training.machine("cpu", "32"), total_steps=20)
+    model.setup(devices.machine("cpu", "32"), total_steps=20)
     for _ in range(3):
         model.step((toy.test_a[:1], toy.test_b[:1]))
     return model.eval()
@@ -202,7 +206,7 @@ def test_what_is_published_is_small(toy, tmp_path, ema_decay, threads):
     torch.set_num_threads(threads)
     try:
         model = CycleGAN(CycleGANConfig(**SMALL, ema_decay=ema_decay, learning_rate=0.01))
-        model.setup(training.machine("cpu", "32"), total_steps=20)
+        model.setup(devices.machine("cpu", "32"), total_steps=20)
         model.step((toy.test_a[:1], toy.test_b[:1]))
     finally:
         torch.set_num_threads(1)
@@ -260,7 +264,7 @@ def test_an_epoch_leaves_scores_and_pictures(model, toy, tmp_path):
 def test_without_averages_there_is_one_kind(toy, tmp_path):
     """With ema_decay 0 only the generators as they are have scores and a row of pictures."""
     model = CycleGAN(CycleGANConfig(**SMALL, ema_decay=0))
-    model.setup(training.machine("cpu", "32"), total_steps=20)
+    model.setup(devices.machine("cpu", "32"), total_steps=20)
     found = Examiner(model.eval(), toy, None)(tmp_path, 1)
     assert set(found) == {f"last_{name}" for name in TOY_SCORES}
     assert len(translation.load_strip(translation.strip_path(tmp_path, 1), 32)) == 1
@@ -314,8 +318,8 @@ def test_a_judge_compares_with_the_other_domain(model, toy):
 def test_where_the_truth_is_known_there_is_no_judge(toy, monkeypatch):
     """The judge of photographs is asked about photographs only."""
     monkeypatch.setattr(translation, "Judge", lambda: "the judge")
-    assert translation.judge_for(toy) is None
-    assert translation.judge_for(replace(toy, aligned=False, masks=None)) == "the judge"
+    assert recipes.judge_for(toy) is None
+    assert recipes.judge_for(replace(toy, aligned=False, masks=None)) == "the judge"
 
 
 def test_a_judge_looks_at_real_pictures_once(model, toy, tmp_path):
@@ -346,7 +350,7 @@ def test_a_wrong_config_stops_before_the_pictures(monkeypatch):
         ({"size": 66}, "size: input should be a multiple of 4, not 66"),
     ):
         with pytest.raises(parameters.ParameterError, match=message) as caught:
-            translation.cyclegan_setup(CycleGANParameters(**wrong))
+            recipes.cyclegan_setup(CycleGANParameters(**wrong))
         assert "\n" not in str(caught.value)
 
 
@@ -357,7 +361,7 @@ def test_every_preset_has_networks_and_pictures(preset, monkeypatch):
     monkeypatch.setattr(unpaired, "load", lambda *wanted: asked_for.append(wanted))
     values = yaml.safe_load((ROOT / "notebooks" / "presets" / preset / "01_cyclegan.yaml").read_text())
     asked = parameters.given(CycleGANParameters, values, ("data_root=somewhere",))
-    config, _ = translation.cyclegan_setup(asked)
+    config, _ = recipes.cyclegan_setup(asked)
     assert asked_for == [(values["dataset"], values["size"], "somewhere")]
     shared = set(values) & set(CycleGANConfig.model_fields)
     assert {"size", "base_channels"} <= shared
@@ -392,7 +396,7 @@ def test_the_run_of_the_report(toy, tmp_path):
     asked = CycleGANParameters(**SIZES, epochs=2, runs=str(tmp_path), device="cpu", precision="32")
     config = CycleGANConfig(**SMALL)
     first = CycleGAN(config)
-    run = translation.train_cyclegan(first, toy, None, asked)
+    run = recipes.train_cyclegan(first, toy, None, asked)
     assert run.folder.name.startswith("cyclegan-")
     assert run.history["step"].tolist() == [1, 2, 3, 4, 5, 6]
     assert {"last_truth_ab", "average_background_ba"} < set(run.epochs)
@@ -403,7 +407,7 @@ def test_the_run_of_the_report(toy, tmp_path):
     ]
     assert run.provenance["data"] == toy.description
     again = CycleGAN(config)
-    assert translation.train_cyclegan(again, toy, None, asked).folder == run.folder
+    assert recipes.train_cyclegan(again, toy, None, asked).folder == run.folder
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
 
 
@@ -413,7 +417,7 @@ def test_the_run_with_the_identity_loss(toy, tmp_path, identity_epochs, decay_sh
     options = {"epochs": 2, "identity_epochs": identity_epochs, "device": "cpu", "precision": "32"}
     asked = CycleGANParameters(**SIZES, **options, runs=str(tmp_path))
     config = CycleGANConfig(**SMALL)
-    run = translation.train_with_identity(config, toy, None, asked)
+    run = recipes.train_with_identity(config, toy, None, asked)
     assert run.folder.name.startswith("cyclegan-identity-")
     assert run.config["model"] == config.model_dump(mode="json") | {
         "identity_weight": 0.5,
@@ -423,7 +427,7 @@ def test_the_run_with_the_identity_loss(toy, tmp_path, identity_epochs, decay_sh
     assert {"identity_a", "identity_b"} < set(run.history)
     rates = []
     for model, steps in ((CycleGAN(config), 6), (CycleGAN.load(run.weights), 3 * identity_epochs)):
-        model.setup(training.machine("cpu", "32"), steps)
+        model.setup(devices.machine("cpu", "32"), steps)
         rates.append([model.schedules["generators"].lr_lambdas[0](n) for n in range(3 * identity_epochs)])
     assert rates[0] == rates[1]
 
@@ -433,9 +437,9 @@ def test_numbers_of_the_identity_run_are_enough(toy, tmp_path, capsys):
     options = {"epochs": 2, "identity_epochs": 1, "device": "cpu", "precision": "32"}
     asked = CycleGANParameters(**SIZES, **options, runs=str(tmp_path))
     config = CycleGANConfig(**SMALL)
-    translation.train_with_identity(config, toy, None, asked).weights.unlink()
+    recipes.train_with_identity(config, toy, None, asked).weights.unlink()
     capsys.readouterr()
-    again = translation.train_with_identity(config, toy, None, asked)
+    again = recipes.train_with_identity(config, toy, None, asked)
     assert "finished on" in capsys.readouterr().out
     assert again.history["step"].tolist() == [1, 2, 3]
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from hw2lib import training, travelgan, unpaired, weights
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, discriminator_loss, generator_loss
-from hw2lib.translation import translate
-from hw2lib.travelgan import (
+from hw2lib.data import batches
+from hw2lib.evaluation.translations import translate
+from hw2lib.studies import travelgan
+from hw2lib.studies.travelgan import (
     SiameseNetwork,
     TravelError,
     TravelGAN,
@@ -21,6 +22,8 @@ from hw2lib.travelgan import (
     transformation_vectors,
     travel_loss,
 )
+from hw2lib.training import devices, weights
+from hw2lib.training import loop as training
 
 SMALL = {"size": 32, "base_channels": 4, "blocks": 1, "siamese_dim": 6, "discriminator": "picture"}
 
@@ -28,7 +31,7 @@ SMALL = {"size": 32, "base_channels": 4, "blocks": 1, "siamese_dim": 6, "discrim
 def make(total_steps=10, **options) -> TravelGAN:
     """A small model, set up on the CPU."""
     model = TravelGAN(TravelGANConfig(**SMALL | options))
-    model.setup(training.machine("cpu", "32"), total_steps)
+    model.setup(devices.machine("cpu", "32"), total_steps)
     return model
 
 
@@ -199,7 +202,7 @@ def test_it_is_optimised_as_cyclegan_is():
     """Adam has the same settings and the learning rate the same course, so that the two can be compared."""
     ours = make(total_steps=7, decay_share=0.3)
     theirs = CycleGAN(CycleGANConfig(size=32, base_channels=4, blocks=1, decay_share=0.3))
-    theirs.setup(training.machine("cpu", "32"), 7)
+    theirs.setup(devices.machine("cpu", "32"), 7)
     settings, courses = [], []
     for model in (ours, theirs):
         for name, optimizer in model.optimizers.items():
@@ -247,7 +250,7 @@ def test_a_batch_of_one_is_refused(batch):
 )
 def test_batches_are_looked_at_before_a_training(pictures, visits, batch_size, processes, fits):
     """require_pairs refuses just those batches of which some process would get one picture."""
-    pairs = unpaired.Pairs(pictures[:visits], pictures[:4], 32, 0, batch_size)
+    pairs = batches.Pairs(pictures[:visits], pictures[:4], 32, 0, batch_size)
     shares = [len(a) for rank in range(processes) for a, _ in pairs(0, 0, "cpu", rank, processes)]
     assert (min(shares) >= 2) == fits
     if fits:
@@ -286,7 +289,7 @@ def test_the_config_is_whole():
 
 def fit(pictures, folder, **options):
     model = TravelGAN(TravelGANConfig(**SMALL | {"pool_size": 4} | options))
-    pairs = unpaired.Pairs(pictures[:6], pictures[6:11], 32, 0, batch_size=3)
+    pairs = batches.Pairs(pictures[:6], pictures[6:11], 32, 0, batch_size=3)
     settings = {"name": "travel", "runs": folder, "device": "cpu", "precision": "32"}
     return training.fit(model, pairs, epochs=3, **settings), model
 

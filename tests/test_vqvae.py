@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hw2lib import training, weights
 from hw2lib.quantizers import code_perplexity
+from hw2lib.training import devices, weights
 from hw2lib.vqvae import VQVAE, EMAVectorQuantizer, VectorQuantizer, VQVAEConfig
 
 SMALL = {"hidden_channels": 16, "residual_channels": 8, "num_codes": 32, "code_dim": 8}
@@ -464,7 +464,7 @@ def test_bad_weights_are_refused_in_one_line(tmp_path):
 
 def test_machine_words_are_checked():
     """An unknown device or precision is refused with what would be right."""
-    with pytest.raises(training.TrainingError, match='no device "gpu" here: say auto or one of cpu'):
-        training.machine("gpu")
-    with pytest.raises(training.TrainingError, match='no precision "16": say auto, 32 or bf16'):
-        training.machine("cpu", "16")
+    with pytest.raises(devices.TrainingError, match='no device "gpu" here: say auto or one of cpu'):
+        devices.machine("gpu")
+    with pytest.raises(devices.TrainingError, match='no precision "16": say auto, 32 or bf16'):
+        devices.machine("cpu", "16")

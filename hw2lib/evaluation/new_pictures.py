@@ -1,0 +1,233 @@
+"""The pictures that a prior over codes draws, and how they are judged. Here rooms are wired together."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hw2lib.data.batches import CodeSets, random_stream
+from hw2lib.data.pictures import Pictures
+from hw2lib.evaluation.judge import Judge, distances, gaps_closed
+from hw2lib.pixelcnn import CodesError, GatedPixelCNN
+from hw2lib.vqvae import VQVAE
+
+# Rows of the table of distances: its two ends, what was drawn, and what the codec alone costs.
+UNIFORM, DRAWN, RECONSTRUCTED, REAL = "uniform codes", "new pictures", "reconstructions", "real pictures"
+
+
+@torch.no_grad()
+def decode_pictures(model: VQVAE, codes: Tensor, batch_size: int = 500) -> Tensor:
+    """uint8 pictures (N, 3, H, W) of code maps (N, h, w)."""
+    device = model.quantizer.counts.device
+    return torch.cat([model.to_pictures(model.decode(part.to(device))).cpu() for part in codes.split(batch_size)])
+
+
+def labels_for(prior: GatedPixelCNN, count: int, name: str | None) -> Tensor | None:
+    """Labels, int64 (count,), of the class called `name`, or of all classes in turn; None for a prior without classes.
+
+    Raises CodesError for a name that the prior does not know.
+    """
+    names, classes = prior.config.class_names, prior.config.classes
+    if name is None:
+        return torch.arange(count) % classes if classes else None
+    if name not in names:
+        known = f"give one of {', '.join(names)}" if names else "it was trained without names of classes"
+        raise CodesError(f"this prior knows no class {name!r}: {known}")
+    return torch.full((count,), names.index(name))
+
+
+def class_rows(model: VQVAE, prior: GatedPixelCNN, each: int, seed: int) -> list[tuple[str, Tensor]]:
+    """A row for each class, (its name, `each` new pictures), all drawn in one batch; without classes four such rows."""
+    classes = prior.config.classes
+    names = prior.config.class_names or [f"class {label}" for label in range(classes)] or ["new"] * 4
+    labels = torch.arange(classes).repeat_interleave(each) if classes else None
+    maps = prior.sample(len(names) * each, labels, seed=seed)
+    return list(zip(names, decode_pictures(model, maps).split(each), strict=True))
+
+
+def draw_pictures(model: VQVAE, prior: GatedPixelCNN, count: int, seed: int, **options) -> Tensor:
+    """New pictures, uint8 (count, 3, H, W), of random classes; `options` are those of GatedPixelCNN.sample.
+
+    The same seed gives the same classes and the same luck, so that two temperatures differ in nothing else.
+    """
+    classes, labels = prior.config.classes, None
+    if classes:
+        labels = torch.randint(classes, (count,), generator=random_stream(seed, count))
+    return decode_pictures(model, prior.sample(count, labels, seed=seed, **options))
+
+
+def unlearnt_maps(sets: CodeSets, num_codes: int, count: int, seed: int) -> dict[str, Tensor]:
+    """Maps without any prior, (count, h, w): of uniform codes, and of codes with the frequencies of the training maps."""
+    shape, chance = (count, *sets.train.shape[1:]), random_stream(seed)
+    frequencies = torch.bincount(sets.train.flatten(), minlength=num_codes).double()
+    drawn = torch.multinomial(frequencies, math.prod(shape), replacement=True, generator=chance)
+    return {
+        UNIFORM: torch.randint(num_codes, shape, generator=chance),
+        "codes by frequency": drawn.view(shape),
+    }
+
+
+class EqualSets(NamedTuple):
+    """Equally many test and training pictures, uint8 (N, 3, H, W), and the codes of the latter, (N, h, w)."""
+
+    test: Tensor
+    train: Tensor
+    train_codes: Tensor
+
+
+def equal_sets(pictures: Pictures, sets: CodeSets, most: int, seed: int) -> EqualSets:
+    """`most` pictures of each set, drawn at random; all of the smaller set where it has fewer."""
+    count, chance = min(most, len(pictures.test), len(pictures.train)), random_stream(seed)
+    test, train = (torch.randperm(len(part), generator=chance)[:count] for part in (pictures.test, pictures.train))
+    return EqualSets(pictures.test[test], pictures.train[train], sets.in_order[train])
+
+
+def card_sets(model: VQVAE, prior: GatedPixelCNN, sets: CodeSets, ask: EqualSets, seed: int) -> dict[str, Tensor]:
+    """The sets of pictures that `picture_card` sets side by side, from the worst on, each as large as ask.test."""
+    count, maps = len(ask.test), unlearnt_maps(sets, model.config.num_codes, len(ask.test), seed)
+    return {name: decode_pictures(model, codes) for name, codes in maps.items()} | {
+        DRAWN: draw_pictures(model, prior, count, seed),
+        f"{DRAWN}, T = 0.9": draw_pictures(model, prior, count, seed, temperature=0.9),
+        RECONSTRUCTED: decode_pictures(model, ask.train_codes),
+    }
+
+
+def picture_card(judge: Judge, ask: EqualSets, found: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Distances from sets of pictures to ask.test in the judge's features; all uint8 (N, 3, H, W), of equally many.
+
+    "real pictures", which are ask.train, is the floor, "uniform codes" the ceiling. Each row has kd, kd_error and fd, the
+    others also kd_closed, kd_closed_error and fd_closed, see judge.between. Raises ValueError for fewer than 3 pictures.
+    """
+    wanted, rows = judge.features(ask.test), {}
+    for name, pictures in {**found, REAL: ask.train}.items():
+        rows[name] = distances(judge.features(pictures), wanted)
+    for name in rows.keys() - {REAL, UNIFORM}:
+        rows[name] |= gaps_closed(rows[name], rows[REAL], rows[UNIFORM])
+    return rows
+
+
+def verdict(card: dict[str, dict[str, float]], judge: str) -> str:
+    """One paragraph on the rows of `picture_card`."""
+    drawn, cold, codec = card[DRAWN], card[f"{DRAWN}, T = 0.9"], card[RECONSTRUCTED]
+    lower = "nearer" if cold["kd"] < drawn["kd"] else "farther"
+    apart = abs(cold["kd"] - drawn["kd"])
+    return (
+        f"No picture that passes this decoder can be expected to come nearer than the reconstructions, which close "
+        f"{codec['kd_closed']:.0%} of the gap between codes without a prior and real pictures, by KD. New pictures close "
+        f"{drawn['kd_closed']:.0%}. At temperature 0.9 they lie {lower} by {apart:.4f} ({cold['kd_closed']:.0%}): a lower "
+        "temperature leaves out rare codes, good ones as well as bad ones. FD grows as the sets get smaller, which is why the "
+        f"floor is not 0; the judge is {judge}, so neither number may stand beside a published FID."
+    )
+
+
+def nearest(pictures: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """For each uint8 picture (N, 3, H, W) the position, int64 (N,), of the nearest of `among`, (M, 3, H, W), in pixels.
+
+    And how far that is: the root of the mean squared difference on the scale [0, 1], float64 (N,).
+    """
+    queries = pictures.flatten(1).float() / 255
+    best = torch.full((len(pictures),), math.inf)
+    where = torch.zeros(len(pictures), dtype=torch.long)
+    for start in range(0, len(among), 5000):
+        part = among[start : start + 5000].flatten(1).float() / 255
+        squares = part.square().sum(1) - 2 * queries @ part.T  # but for the query's own square
+        least, place = squares.min(1)
+        where = torch.where(least < best, place + start, where)
+        best = torch.minimum(best, least)
+    apart = (pictures.double() - among[where].double()) / 255
+    return where, apart.square().mean((1, 2, 3)).sqrt()
+
+
+def neighbours(
+    model: VQVAE,
+    prior: GatedPixelCNN,
+    judge: Judge,
+    train: Tensor,
+    alike: Tensor,
+    label: int | None,
+    seed: int,
+    count: int = 10,
+) -> list[tuple[str, Tensor]]:
+    """Rows for a figure: new pictures of one class, and to each the nearest of `train` in pixels and of `alike` by the
+    judge's features, all uint8 (N, 3, H, W)."""
+    labels = None if label is None else torch.full((count,), label)
+    new = decode_pictures(model, prior.sample(count, labels, seed=seed))
+    by_features = torch.cdist(judge.features(new), judge.features(alike)).argmin(1)
+    return [
+        ("new", new),
+        ("by pixels", train[nearest(new, train)[0]]),
+        ("by features", alike[by_features]),
+    ]
+
+
+def copy_distances(
+    model: VQVAE, sets: CodeSets, ask: EqualSets, new: Tensor, train: Tensor, most: int = 500
+) -> dict[str, float]:
+    """Median distance in pixels to the nearest training picture: of new pictures, of decoded test pictures, which cannot
+    be copies, and of decoded training pictures, which are copies. Root mean squares on the scale [0, 1]."""
+    unseen = decode_pictures(model, sets.test[:most])
+    copied = decode_pictures(model, ask.train_codes[:most])
+    parts = {"new pictures": new[:most], "decoded test pictures": unseen, "decoded training pictures": copied}
+    return {name: float(nearest(part, train)[1].median()) for name, part in parts.items()}
+
+
+def copies_in_words(found: dict[str, float]) -> str:
+    new, unseen, copied = found.values()
+    return (
+        f"The median distance of a new picture to the nearest training picture, as a root mean square on the scale [0, 1], is "
+        f"{new:.3f}. For decoded test pictures, which cannot be copies, it is {unseen:.3f}; for decoded training pictures, "
+        f"which are copies, {copied:.3f}. "
+        + (
+            "By this measure new pictures are no nearer to the training pictures than unseen ones are."
+            if new >= unseen
+            else "New pictures lie nearer than unseen ones do: smoother pictures lie nearer to everything, and so do copies."
+        )
+    )
+
+
+class Moment(NamedTuple):
+    """A map that is being drawn: how many codes it has, int64 (h, w) with -1 where none is, and decoded."""
+
+    drawn: int
+    codes: Tensor
+    picture: Tensor  # uint8 (3, H, W), with the commonest code of each place where none is drawn
+
+
+def filling(
+    model: VQVAE, prior: GatedPixelCNN, sets: CodeSets, label: int | None, seed: int, moments: int = 9
+) -> list[Moment]:
+    """How a picture comes into being: the map at `moments` evenly spaced moments, from empty to full."""
+    height, width = prior.config.height, prior.config.width
+    seen = [torch.zeros(height, width, dtype=torch.long)]
+    prior.sample(
+        1,
+        None if label is None else torch.tensor([label]),
+        seed=seed,
+        watch=lambda codes, row, column: seen.append(codes[0].cpu().clone()),
+    )
+    commonest = sets.train.flatten(1).mode(0).values.view(height, width).long()
+    found = []
+    for drawn in np.linspace(0, height * width, moments).round().astype(int):
+        there = torch.arange(height * width).view(height, width) < drawn
+        picture = decode_pictures(model, torch.where(there, seen[drawn], commonest)[None])[0]
+        found.append(Moment(int(drawn), torch.where(there, seen[drawn], -1), picture))
+    return found
+
+
+def upper_half(pictures: Tensor) -> Tensor:
+    """A copy of pictures (N, 3, H, W) with a grey lower half."""
+    shown = pictures.clone()
+    shown[:, :, pictures.shape[2] // 2 :] = 128
+    return shown
+
+
+def completions(
+    model: VQVAE, prior: GatedPixelCNN, codes: Tensor, labels: Tensor | None, count: int, seed: int
+) -> list[Tensor]:
+    """Pictures whose lower half is drawn anew, `count` times: uint8 (N, 3, H, W) each, for maps (N, h, w)."""
+    known = torch.zeros(codes.shape[1:], dtype=torch.bool)
+    known[: codes.shape[1] // 2] = True
+    maps = (prior.sample(len(codes), labels, seed=seed + turn, given=codes, known=known) for turn in range(count))
+    return [decode_pictures(model, drawn) for drawn in maps]

@@ -1,0 +1,165 @@
+"""What is measured on translators between two domains: here rooms are wired together, so that notebooks only call.
+
+Errors between pictures are mean absolute differences on the networks' scale, -1 to 1, so that they can be read beside
+the training losses: 0 is no difference, 2 the largest.
+"""
+
+import io
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from hw2lib.cyclegan import CycleGAN
+from hw2lib.data.domains import Domains
+from hw2lib.evaluation.judge import (
+    ZEBRA,
+    Judge,
+    kernel_distance,
+    share,
+)
+from hw2lib.training import weights
+from hw2lib.training.runs import Run, write_whole
+
+STRIP = 4  # test pictures of each domain that are kept after each epoch
+
+
+@torch.no_grad()
+def translate(generator: nn.Module, pictures: Tensor, autocast=nullcontext, batch_size: int = 4) -> Tensor:
+    """Translations, uint8 (N, 3, H, W), of uint8 pictures of that shape; in float32, or in what `autocast()` enters."""
+    device = next(generator.parameters()).device
+    with autocast():
+        batches = [
+            CycleGAN.to_pictures(generator(CycleGAN.to_network(batch.to(device)))).cpu()
+            for batch in pictures.split(batch_size)
+        ]
+    return torch.cat(batches)
+
+
+def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
+    """A picture of any size as a generator takes it, uint8 (1, 3, H, W): the shorter side scaled to the model's size.
+
+    A ResNet generator keeps the shape but for up to three pixels; a U-Net is given a square from the middle.
+    """
+    size = model.config.size
+    if model.config.generator == "unet":
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    else:
+        scale = size / min(picture.size)
+        picture = picture.resize([max(size, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
+        picture = picture.crop((0, 0, *(side // 4 * 4 for side in picture.size)))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+
+
+def save_picture(path: Path, picture: Tensor) -> None:
+    """Write a uint8 picture (3, H, W), in the format that the path ends in. Raises RunError if it cannot be written."""
+    content = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(
+        content, Image.registered_extensions()[path.suffix], quality=95
+    )
+    write_whole(path, content.getvalue())
+
+
+def difference(pictures: Tensor, others: Tensor, mask: Tensor | None = None) -> float:
+    """Mean absolute difference, 0 to 2, of uint8 pictures (N, 3, H, W); where mask (N, H, W) is True, if given."""
+    apart = (pictures.int() - others.int()).abs().double() / 127.5
+    return float(apart.mean() if mask is None else apart.movedim(1, -1)[mask].mean())
+
+
+def colour_shift(pictures: Tensor, others: Tensor) -> float:
+    """Mean absolute difference, 0 to 2, of the mean colours of uint8 pictures (N, 3, H, W), picture by picture."""
+    means = (part.double().mean((2, 3)) / 127.5 for part in (pictures, others))  # (N, 3)
+    return float((next(means) - next(means)).abs().mean())
+
+
+def cycle_error(model: CycleGAN, domains: Domains, averaged: bool, fake_a: Tensor, fake_b: Tensor) -> dict[str, float]:
+    """Differences between test pictures and what comes back from their translations, uint8, by the same generators.
+
+    "aba": from A to B and back, "bab": from B to A and back.
+    """
+    g_ab, g_ba = model.generators(averaged)
+    back_a, back_b = translate(g_ba, fake_b), translate(g_ab, fake_a)
+    return {"aba": difference(back_a, domains.test_a), "bab": difference(back_b, domains.test_b)}
+
+
+def as_published(model: CycleGAN, run: Run) -> CycleGAN:
+    """The generators as they are published, in half precision: what is measured is what others get.
+
+    They are kept in the run's folder as published.safetensors, and come on the model's device, in eval mode.
+    """
+    path = run.folder / "published.safetensors"
+    weights.save(model, path, without=model.optional_weights, dtype=torch.float16)
+    return CycleGAN.load(path).to(next(model.g_ab.parameters()).device)
+
+
+class Examiner:
+    """Scores and sample translations after each epoch: call it with the run's folder and the number of the epoch.
+
+    For each direction, and for the generators as they are ("last") and averaged ("average"), if there are averages:
+
+    change    difference between test pictures and their translations; shift: of their mean colours
+    kd        kernel distance to real test pictures of the other domain, in the judge's features, if there is a judge
+    zebra     share of translations that it calls zebra (photographs of zebras only)
+    truth     difference to the true counterparts; background: change off the animal (toy pictures only)
+    """
+
+    def __init__(self, model: CycleGAN, domains: Domains, judge: Judge | None):
+        self.model, self.domains, self.judge = model, domains, judge
+
+    @cached_property
+    def real_features(self) -> dict[str, Tensor]:
+        return {"a": self.judge.features(self.domains.test_a), "b": self.judge.features(self.domains.test_b)}
+
+    def __call__(self, folder: Path, epoch: int) -> dict[str, float]:
+        kinds = ("last", "average") if self.model.config.ema_decay else ("last",)
+        if self.judge:
+            _ = self.real_features  # here, before two threads ask for it
+        rows, scores = zip(*self.model.both(self._look_at, kinds), strict=True)
+        if self.model.fabric.is_global_zero:
+            save_strip(strip_path(folder, epoch), torch.stack(rows))
+        return {f"{kind}_{name}": score for kind, its in zip(kinds, scores, strict=True) for name, score in its.items()}
+
+    def _look_at(self, kind: str) -> tuple[Tensor, dict[str, float]]:
+        g_ab, g_ba = self.model.generators(averaged=kind == "average")
+        fake_b = translate(g_ab, self.domains.test_a, self.model.autocast)
+        fake_a = translate(g_ba, self.domains.test_b, self.model.autocast)
+        return torch.cat([fake_b[:STRIP], fake_a[:STRIP]]), self.scores(fake_a, fake_b)
+
+    def scores(self, fake_a: Tensor, fake_b: Tensor) -> dict[str, float]:
+        """The scores of translations of all test pictures, uint8, by one pair of generators."""
+        ours, found = self.domains, {}
+        for there, real, fake in (("ab", ours.test_a, fake_b), ("ba", ours.test_b, fake_a)):
+            found[f"change_{there}"] = difference(fake, real)
+            found[f"shift_{there}"] = colour_shift(fake, real)
+            if ours.aligned:
+                found[f"truth_{there}"] = difference(fake, ours.test_b if there == "ab" else ours.test_a)
+                found[f"background_{there}"] = difference(fake, real, ~ours.masks)
+            if self.judge:
+                looks = self.judge.look(fake)
+                if ours.zebras:
+                    found[f"zebra_{there}"] = share(looks.probabilities, ZEBRA)
+                found[f"kd_{there}"] = kernel_distance(looks.features, self.real_features[there[1]])
+        return found
+
+
+def strip_path(folder: Path, epoch: int) -> Path:
+    """Where a run keeps the translations of an epoch, counted from 1."""
+    return folder / "translations" / f"epoch-{epoch:03}.webp"
+
+
+def save_strip(path: Path, pictures: Tensor) -> None:
+    """Keep pictures, uint8 (rows, columns, 3, H, W), as one small file; they are to look at, not to measure."""
+    rows, columns, channels, height, width = pictures.shape
+    sheet = pictures.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+    save_picture(path, sheet.permute(2, 0, 1))
+
+
+def load_strip(path: Path, size: int) -> Tensor:
+    """The pictures that save_strip kept, nearly, uint8 (rows, columns, 3, size, size)."""
+    sheet = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
+    rows, columns = sheet.shape[0] // size, sheet.shape[1] // size
+    return sheet.reshape(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3)

@@ -1,0 +1,102 @@
+"""
+What a notebook shows: figures, tables, sentences with measured numbers, and where they came from.
+
+In Jupyter the reader sees the picture with its caption below, or the table. The same facts (name, caption,
+alternative text) lie in the output's metadata, under the key `hw2lib`: from there `hw2lib.report.document` writes
+the numbered report, so a notebook never counts its figures itself. To point at a figure, write
+`{fig:its-name}` in any Markdown: the report turns it into "Figure 3".
+"""
+
+import base64
+import io
+import re
+
+from IPython.display import display
+from matplotlib import pyplot
+
+DOTS_PER_INCH = 150
+FIGURE_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
+NUMBER = re.compile(r"[-−+±<>≈]?\s?\d.*|[-–—]?")  # a cell that starts like a number, or is left out
+
+
+def figure(fig, name: str, caption: str, alt: str) -> None:
+    """
+    Show a matplotlib figure with its caption, and close it.
+
+    `name` becomes the file `figures/<name>.png` of the report: lower-case words joined by hyphens or
+    underscores. `caption` (Markdown) says what to see; `alt` says what is drawn, for those who cannot see it.
+    Raises ValueError for a bad name, and for a caption or an alt text that is empty or says the same.
+    """
+    caption, alt = _one_line(caption), _one_line(alt)
+    if not FIGURE_NAME.fullmatch(name):
+        raise ValueError(f"figure name {name!r}: use lower-case words joined by hyphens or underscores")
+    if not caption or not alt or caption == alt:
+        raise ValueError(f"figure {name!r} needs a caption and an alt text that differ")
+    picture = io.BytesIO()
+    # without the Software tag the same figure gives the same file, so git shows real changes only
+    fig.savefig(picture, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
+    pyplot.close(fig)
+    note = {"figure": name, "caption": caption, "alt": alt}
+    data = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": caption}
+    display(data, metadata={"hw2lib": note, "image/png": {"alt": alt}, "alt": alt}, raw=True)
+    _markdown(f"**Figure `{name}`.** {caption}", {"caption_of": name})
+
+
+def table(rows: list[dict], caption: str = "") -> None:
+    """
+    Show rows as a Markdown table; the columns are the keys of the first row, the cells are text (Markdown).
+
+    Columns of numbers are set to the right. Raises ValueError when there are no rows.
+    """
+    caption = _one_line(caption)
+    if caption:
+        _markdown(f"**Table.** {caption}", {"caption_of": "table"})
+    _markdown(pipe_table(rows), {"table": True, "caption": caption})
+
+
+def text(markdown: str) -> None:
+    """Show a paragraph of Markdown, for sentences whose numbers are read from the run."""
+    _markdown(markdown, {"text": True})
+
+
+def claim(section: str, says: str, verdict: str, why: str) -> None:
+    """
+    Show what the homework says in `section`, such as "1.1", beside a verdict of one or two words and its reason.
+
+    The report's summary lists all claims, each with a link to the heading that this one stands under.
+    """
+    says, verdict, why = map(_one_line, (says, verdict, why))
+    words = f"> **Homework, {section}:** {says} **{verdict[0].upper()}{verdict[1:]}:** {why}"
+    _markdown(words, {"claim": {"section": section, "says": says, "verdict": verdict, "why": why}})
+
+
+def result(markdown: str) -> None:
+    """Show one sentence for the report's summary; in the report it stands only there."""
+    _markdown(f"**In short:** {_one_line(markdown)}", {"result": _one_line(markdown)})
+
+
+def provenance(facts: dict) -> None:
+    """Show where the results came from (commit, versions, device, seed, ...); the report ends with it."""
+    facts = {str(key): _one_line(str(value)) for key, value in facts.items()}
+    rows = [{"fact": key, "value": value} for key, value in facts.items()]
+    _markdown(pipe_table(rows), {"provenance": facts})
+
+
+def pipe_table(rows: list[dict]) -> str:
+    """The rows as a Markdown table, with pipes escaped and columns of numbers set to the right."""
+    if not rows:
+        raise ValueError("a table needs at least one row")
+    columns = {key: [_one_line(str(row.get(key, ""))) for row in rows] for key in rows[0]}
+    rules = ["---:" if all(map(NUMBER.fullmatch, cells)) else ":---" for cells in columns.values()]
+    lines = [map(str, columns), rules, *zip(*columns.values(), strict=True)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _one_line(words: str) -> str:
+    """The words with single spaces, no line breaks: Markdown would end a caption or a cell there."""
+    return " ".join(words.split())
+
+
+def _markdown(markdown: str, note: dict) -> None:
+    """Show Markdown in the notebook, with a note for the report."""
+    display({"text/markdown": markdown, "text/plain": markdown}, metadata={"hw2lib": note}, raw=True)

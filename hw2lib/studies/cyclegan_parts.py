@@ -1,0 +1,292 @@
+"""What each part of CycleGAN is for: small trainings with one part changed, where the truth is known.
+
+The pictures are drawn (see hw2lib.data.toy): a translation can be compared with its true counterpart. Which part
+is changed follows the paper's own ablation (Zhu et al. 2017, arXiv:1703.10593, section 5.1.4) and the
+homework's questions. Besides, what needs no training of its own: the gradients of the objectives
+(`gradient_by_logit`) and what a translation hides from the eye (`hidden_information`).
+"""
+
+from collections.abc import Sequence
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, generator_loss
+from hw2lib.data import domains as unpaired
+from hw2lib.data.batches import Pairs
+from hw2lib.data.domains import Domains
+from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, save_strip, translate
+from hw2lib.studies.study import Case, study
+from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig
+from hw2lib.training import devices
+from hw2lib.training.runs import Run
+
+KEPT = 8  # test pictures of each domain, whose translations can be looked at
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: Rec. ITU-R BT.601
+
+
+# ---- what is changed
+
+
+class WithoutAdversary(CycleGAN):
+    """Generators that learn from the cycle loss alone: discriminators learn, but pass no gradient on."""
+
+    def _discriminator(self) -> nn.Module:
+        network = super()._discriminator()
+        network.register_forward_pre_hook(lambda network, inputs: inputs[0].detach())
+        return network
+
+
+class RestingDiscriminators(CycleGAN):
+    """Discriminators updated at the first of every three steps; their learning rate falls all the same."""
+
+    def _update(self, name: str, grads: Sequence[Tensor]) -> None:
+        if name == "discriminators" and self.schedules[name].last_epoch % 3:
+            self.schedules[name].step()
+        else:
+            super()._update(name, grads)
+
+
+def discriminator_step(model: CycleGAN, batch: tuple[Tensor, Tensor]) -> None:
+    """An update of the discriminators alone, on uint8 (real_a, real_b), at the present learning rate."""
+    real_a, real_b = (model.to_network(part).contiguous(memory_format=torch.channels_last) for part in batch)
+    with torch.no_grad(), model.autocast():
+        fake_a, fake_b = model.g_ba(real_b).float(), model.g_ab(real_a).float()
+    _, grads_a = model._discrimination("a", real_a, model.pool_a(fake_a))
+    _, grads_b = model._discrimination("b", real_b, model.pool_b(fake_b))
+    for parameter, grad in zip(model.parameters_of["discriminators"], grads_a + grads_b, strict=True):
+        parameter.grad = grad
+    model.optimizers["discriminators"].step()
+
+
+class Variant(NamedTuple):
+    """What differs from the first entry of ABLATIONS."""
+
+    options: dict = {}  # noqa: RUF012 - never changed
+    model: type[CycleGAN] | type[TravelGAN] = CycleGAN  # or what takes its place
+    # At each step, each on a batch of its own: k in algorithm 1 of Goodfellow et al. (2014), arXiv:1406.2661.
+    discriminator_steps: int = 1
+
+
+# At 32 pixels the patch discriminator's map is 2 x 2, and each patch, 70 pixels wide, holds the whole
+# picture: here the two kinds of discriminators differ in borders and weights, not in how much they see.
+ABLATIONS: dict[str, Variant] = {
+    "full": Variant(),  # least squares, cycle weight 10, no identity loss, pool of 50, ResNet, patches
+    "no cycle loss": Variant({"cycle_weight": 0.0}),
+    "cycle weight 0.1": Variant({"cycle_weight": 0.1}),
+    "cycle weight 1": Variant({"cycle_weight": 1.0}),
+    "cycle weight 100": Variant({"cycle_weight": 100.0}),
+    "no adversarial loss": Variant(model=WithoutAdversary),
+    "with identity loss": Variant({"identity_weight": 0.5}),
+    "cross entropy": Variant({"objective": "cross_entropy"}),
+    "hinge": Variant({"objective": "hinge"}),
+    "no pool": Variant({"pool_size": 0}),
+    "U-Net generator": Variant({"generator": "unet"}),
+    "whole-picture discriminator": Variant({"discriminator": "picture"}),
+    "3 discriminator steps": Variant(discriminator_steps=3),
+    "discriminator every 3rd step": Variant(model=RestingDiscriminators),
+    "siamese in place of the cycle loss": Variant(model=TravelGAN),
+    "siamese without discriminator": Variant({"adversarial": False}, TravelGAN),
+}
+
+
+class Sizes(NamedTuple):
+    """What all variants share: how large pictures, networks and batches are, and how large a step."""
+
+    size: int = 32  # pixels a side
+    train: int = 384  # pictures of each domain
+    test: int = 64  # pairs
+    batch_size: int = 4
+    base_channels: int = 16
+    blocks: int = 2
+    learning_rate: float = 5e-4  # not the paper's 2e-4: few steps of small networks
+
+
+def config_of(variant: str, seed: int, sizes: Sizes) -> CycleGANConfig | TravelGANConfig:
+    """The config of a variant's model. What is judged are the last weights: no averages are kept."""
+    options, model, _ = ABLATIONS[variant]
+    shared = {
+        "size": sizes.size,
+        "base_channels": sizes.base_channels,
+        "blocks": sizes.blocks,
+        "learning_rate": sizes.learning_rate,
+        "seed": seed,
+    } | options
+    return TravelGANConfig(**shared) if model is TravelGAN else CycleGANConfig(**shared, ema_decay=0.0)
+
+
+# ---- what is measured
+
+
+def local_contrast(pictures: Tensor, masks: Tensor) -> float:
+    """Mean absolute difference in luminance, 0 to 2, of neighbours across and down that are both on the mask.
+
+    pictures: uint8 (N, 3, H, W), masks: bool (N, H, W).
+    """
+    light = torch.einsum("nchw,c->nhw", pictures.double() / 127.5, torch.tensor(LUMINANCE, dtype=torch.float64))
+    across = light.diff(dim=2).abs()[masks[:, :, 1:] & masks[:, :, :-1]]
+    down = light.diff(dim=1).abs()[masks[:, 1:] & masks[:, :-1]]
+    return float(torch.cat([across, down]).mean())
+
+
+def stripes(fake: Tensor, source: Tensor, target: Tensor, masks: Tensor) -> float:
+    """How far translations have gone from the stripes of their source, 0, to those of the counterparts, 1.
+
+    uint8 (N, 3, H, W) each, masks bool (N, H, W). Compared is how much more local contrast there is on the
+    animals than off them: much for zebras, little for horses, none for noise or checkerboards all over the
+    picture. Such rubbish has got rid of stripes, too, so read the way from b to a beside the truth. There are
+    values below 0 and above 1.
+    """
+    at, start, end = (
+        local_contrast(pictures, masks) - local_contrast(pictures, ~masks) for pictures in (fake, source, target)
+    )
+    return (at - start) / (end - start)
+
+
+def scores(domains: Domains, way: str, fake: Tensor) -> dict[str, float]:
+    """Numbers of translations `fake`, uint8, of all test pictures from a to b (`way` "ab") or b to a ("ba").
+
+    truth       mean absolute difference, 0 to 2, to the true counterparts
+    background  the same to the source, off the animal, where nothing has to change
+    shift       difference of the mean colours to the source's, see translation.colour_shift
+    stripes     0 as the source, 1 as the true counterparts, see `stripes`
+    """
+    source, target = domains.test_a, domains.test_b
+    if way == "ba":
+        source, target = target, source
+    found = {
+        "truth": difference(fake, target),
+        "background": difference(fake, source, ~domains.masks),
+        "shift": colour_shift(fake, source),
+        "stripes": stripes(fake, source, target, domains.masks),
+    }
+    return {f"{name}_{way}": value for name, value in found.items()}
+
+
+def ends(domains: Domains) -> dict[str, dict[str, float]]:
+    """The scores of who does nothing and of who knows the true counterparts, to read all others beside."""
+    a, b = domains.test_a, domains.test_b
+    return {
+        "doing nothing": scores(domains, "ab", a) | scores(domains, "ba", b),
+        "true counterparts": scores(domains, "ab", b) | scores(domains, "ba", a),
+    }
+
+
+def train(model: CycleGAN | TravelGAN, batches: Pairs, steps: int, discriminator_steps: int = 1) -> dict[str, float]:
+    """Train on the CPU, in float32; returns means over the last tenth of the steps of what `step` returns."""
+    model.setup(devices.machine("cpu", "32"), steps)
+    stream = chain.from_iterable(batches(epoch) for epoch in count())
+    kept: list[dict[str, Tensor]] = []
+    for step in range(steps):
+        for batch in islice(stream, discriminator_steps - 1):
+            discriminator_step(model, batch)
+        losses = model.step(next(stream))
+        if step >= steps - max(1, steps // 10):
+            kept.append(losses)
+    return {name: float(torch.stack([losses[name] for losses in kept]).mean()) for name in kept[0]}
+
+
+def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path | None = None) -> dict[str, float]:
+    """Train the variant of the case with its seed, and look at its translations of the test pictures.
+
+    Scores of both directions, the cycle errors "cycle_aba" and "cycle_bab" (translation.cycle_error), and the
+    means of `train`. Models from a to b only have neither scores of the other direction nor cycle errors. The
+    translations of the first KEPT test pictures go to the file `keep`, from a to b above those from b to a.
+    """
+    variant, seed = ABLATIONS[case["variant"]], case["seed"]
+    model = variant.model(config_of(case["variant"], seed, sizes))
+    batches = Pairs(domains.train_a, domains.train_b, sizes.size, seed, sizes.batch_size)
+    with torch.random.fork_rng(devices=[]):  # of the pools
+        torch.manual_seed(seed)
+        losses = train(model, batches, steps, variant.discriminator_steps)
+    model.eval()
+    fake_b = translate(model.g_ab, domains.test_a)
+    found, rows = scores(domains, "ab", fake_b), [fake_b[:KEPT]]
+    if isinstance(model, CycleGAN):
+        fake_a = translate(model.g_ba, domains.test_b)
+        rows.append(fake_a[:KEPT])
+        cycles = cycle_error(model, domains, False, fake_a, fake_b)
+        found |= scores(domains, "ba", fake_a) | {f"cycle_{way}": error for way, error in cycles.items()}
+    if keep:
+        save_strip(keep, torch.stack(rows))
+    return found | losses
+
+
+def drawn_domains(sizes: Sizes = Sizes()) -> Domains:  # noqa: B008 - never changed
+    """The pictures of all ablations, see unpaired.toy_domains."""
+    return unpaired.toy_domains(sizes.size, sizes.train, sizes.test)
+
+
+def kept_translations(folder: Path, variant: str) -> Path:
+    """Where the study in a run folder keeps what a variant made of the first test pictures (see `measure`)."""
+    return folder / "translations" / f"{variant.replace(' ', '-')}.webp"
+
+
+def ablate(
+    runs=None,
+    steps: int = 1000,
+    seeds: Sequence[int] = (0, 1, 2),
+    variants: Sequence[str] = tuple(ABLATIONS),
+    sizes: Sizes = Sizes(),  # noqa: B008 - never changed
+) -> Run:
+    """Every variant with every seed, as a study; its metrics have the numbers of `ends`, too.
+
+    All are trained on the same pictures; the seed is that of the first weights, the order of the pictures and
+    the pools. Of the first seed some translations are kept, see `kept_translations`. Raises RunError.
+    """
+    domains = drawn_domains(sizes)
+    settings = {
+        "steps": steps,
+        "batch_size": sizes.batch_size,
+        "data": domains.description,
+        "variants": {
+            name: {
+                "model": ABLATIONS[name].model.__name__,
+                "discriminator_steps": ABLATIONS[name].discriminator_steps,
+                **config_of(name, 0, sizes).model_dump(mode="json", exclude={"seed"}),
+            }
+            for name in variants
+        },
+    }
+    cases = [{"variant": variant, "seed": seed} for seed in seeds for variant in variants]
+    folder = Run("ablations", {"settings": settings, "cases": cases}, runs).folder
+
+    def measured(case: Case) -> dict[str, float]:
+        keep = kept_translations(folder, case["variant"]) if case["seed"] == seeds[0] else None
+        return measure(case, domains, steps, sizes, keep)
+
+    run = study("ablations", settings, cases, measured, runs)
+    if "ends" not in run.metrics:
+        run.add_metrics("ends", ends(domains))
+    return run
+
+
+# ---- why least squares
+
+
+def gradient_by_logit(logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Derivatives of what a generator minimises with respect to a discriminator's output, at `logits` (N,).
+
+    Of each objective of cyclegan.generator_loss, and of "saturating", log(1 - sigmoid(D)): the cross entropy
+    of the minimax game, against which Goodfellow et al. (2014), arXiv:1406.2661, section 3, advise. float64
+    (N,) each, by autograd. Outputs do not mean the same: a discriminator of least squares aims at 0 and 1, of
+    hinge at -1 and 1 or beyond, of cross entropy at the logit of a probability.
+    """
+
+    def gradient(loss) -> np.ndarray:
+        outputs = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+        (found,) = torch.autograd.grad(loss(outputs) * len(outputs), outputs)  # losses are means
+        return found.numpy()
+
+    return {"saturating": gradient(lambda outputs: -F.softplus(outputs).mean())} | {
+        objective: gradient(lambda outputs, objective=objective: generator_loss(objective, outputs))
+        for objective in get_args(Objective)
+    }
+
+
+# ---- what translations hide

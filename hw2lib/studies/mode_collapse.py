@@ -1,0 +1,119 @@
+"""Mode collapse on a ring of eight Gaussians: does it come from a discriminator that is too weak?
+
+The generator is always the same; the discriminator's width and how often it is updated vary. The ring is like
+that of Metz et al., "Unrolled GANs" (2017), arXiv:1611.02163; the least squares loss that of Mao et al.
+(2017), arXiv:1611.04076, with CycleGAN's targets 0 and 1. Arora and Zhang (2017), arXiv:1706.08224: a
+discriminator of limited capacity cannot forbid a generator of few modes.
+"""
+
+import math
+import statistics
+
+import torch
+from torch import Tensor, nn
+
+from hw2lib.studies.study import Case, study
+from hw2lib.training.runs import Run
+
+MODES = 8
+RADIUS = 2.0
+DEVIATION = 0.05  # of each Gaussian, along x and along y
+NEAR = 3 * DEVIATION  # a sample this close to a mode's centre counts as of that mode
+LEAST_SHARE = 0.01  # of all samples: a mode with fewer near ones is not covered
+SAMPLES = 2500  # for the measurement
+
+
+def centres() -> Tensor:
+    """The modes, float32 (8, 2), evenly on the circle."""
+    angles = torch.arange(MODES) * (2 * math.pi / MODES)
+    return RADIUS * torch.stack([angles.cos(), angles.sin()], 1)
+
+
+def draw_ring(count: int, generator: torch.Generator) -> Tensor:
+    """Points of the data, float32 (count, 2); each mode is equally likely."""
+    modes = torch.randint(MODES, (count,), generator=generator)
+    return centres()[modes] + DEVIATION * torch.randn(count, 2, generator=generator)
+
+
+def coverage(samples: Tensor) -> dict[str, float]:
+    """modes: how many have at least LEAST_SHARE of the samples (N, 2) within NEAR; near: share near any mode.
+
+    No samples, or samples that are not numbers, cover nothing. The data have near = 1 - exp(-9/2) = .989.
+    """
+    near = torch.cdist(samples, centres()) <= NEAR  # (N, 8); the discs do not touch
+    count = max(1, len(samples))
+    modes = int((near.sum(0) >= max(1, LEAST_SHARE * count)).sum())
+    return {"modes": modes, "near": int(near.sum()) / count}
+
+
+def generator_network(noise: int) -> nn.Sequential:
+    """Noise (B, noise) to points (B, 2)."""
+    return nn.Sequential(nn.Linear(noise, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 2))
+
+
+def discriminator_network(width: int) -> nn.Sequential:
+    """Points (B, 2) to ratings (B, 1) by one hidden layer, so that its width is all the capacity there is."""
+    return nn.Sequential(nn.Linear(2, width), nn.LeakyReLU(0.2), nn.Linear(width, 1))
+
+
+def ring(runs=None, widths=(4, 16, 128, 512), ratios=(0.2, 1.0, 5.0), steps: int = 2000, seeds=(0, 1, 2)) -> Run:
+    """The study of `measure_ring` over widths, discriminator updates per generator update, and seeds."""
+    settings = {"steps": steps, "noise": 8, "batch_size": 128, "learning_rate": 1e-3}
+    cases = [
+        {"width": width, "ratio": float(ratio), "seed": seed} for width in widths for ratio in ratios for seed in seeds
+    ]
+    return study("ring", settings, cases, lambda case: measure_ring(case, **settings), runs)
+
+
+def measure_ring(case: Case, steps: int, noise: int, batch_size: int, learning_rate: float) -> dict[str, float]:
+    """Train for `steps` updates of the generator; width, ratio (see `due`) and seed are the case's.
+
+    modes and near: `coverage` of SAMPLES new samples. g_loss: mean (D(G(z)) - 1)^2. d_loss: half the sum of
+    mean (D(x) - 1)^2 and mean D(G(z))^2. Both losses are means over the last tenth of the generator's steps,
+    and .25 where D says .5 of everything. parameters: of the discriminator; generator_parameters beside it.
+    """
+    dice = torch.Generator().manual_seed(case["seed"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case["seed"])
+        maker, critic = generator_network(noise), discriminator_network(case["width"])
+    options = {"lr": learning_rate, "betas": (0.5, 0.999), "fused": True}
+    for_maker, for_critic = (torch.optim.Adam(part.parameters(), **options) for part in (maker, critic))
+
+    g_losses, d_losses = [], []
+    for step in range(steps):
+        updates = due(step, case["ratio"])  # between which the generator stays the same
+        real = draw_ring(updates * batch_size, dice)
+        with torch.no_grad():
+            fake = maker(torch.randn(updates * batch_size, noise, generator=dice))
+        for points in torch.cat([part.view(updates, batch_size, 2) for part in (real, fake)], 1):
+            for_real, for_fake = critic(points).chunk(2)
+            d_loss = 0.5 * ((for_real - 1).square().mean() + for_fake.square().mean())
+            for_critic.zero_grad()
+            d_loss.backward()
+            for_critic.step()
+            d_losses.append((step, d_loss.item()))
+        g_loss = (critic(maker(torch.randn(batch_size, noise, generator=dice))) - 1).square().mean()
+        for_maker.zero_grad()
+        g_loss.backward(inputs=list(maker.parameters()))
+        for_maker.step()
+        g_losses.append((step, g_loss.item()))
+
+    with torch.no_grad():
+        found = coverage(maker(torch.randn(SAMPLES, noise, generator=dice)))
+    return {
+        **found,
+        "g_loss": last_tenth(g_losses, steps),
+        "d_loss": last_tenth(d_losses, steps),
+        "parameters": sum(part.numel() for part in critic.parameters()),
+        "generator_parameters": sum(part.numel() for part in maker.parameters()),
+    }
+
+
+def due(step: int, ratio: float) -> int:
+    """Updates of the discriminator in this step: 5 for a ratio of 5, 1 in every fifth step for .2."""
+    return round(ratio) if ratio >= 1 else int(step % round(1 / ratio) == 0)
+
+
+def last_tenth(losses: list[tuple[int, float]], steps: int) -> float:
+    """The mean of (step, loss) pairs over the last tenth of `steps`; the last loss if none is there."""
+    return statistics.fmean([loss for step, loss in losses if step >= 0.9 * steps] or [losses[-1][1]])

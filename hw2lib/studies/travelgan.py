@@ -1,0 +1,198 @@
+"""TraVeLGAN: one translator from domain a to domain b, held to its source by a siamese network, not a cycle.
+
+Amodio and Krishnaswamy, "TraVeLGAN: Image-to-image Translation by Transformation Vector Learning" (2019),
+arXiv:1902.09631. The siamese network replaces the cycle loss and the second generator, but not the
+discriminator: it knows nothing of domain b. With the paper's names:
+
+    g_ab  G: X -> Y    d_b  D    siamese  S    real_a  x    fake_b  G(x)    real_b  y
+
+    transformation vectors    v_ij = S(x_i) - S(x_j),  v'_ij = S(G(x_i)) - S(G(x_j)),  i != j in a batch
+    L_TraVeL                  Dist(v_ij, v'_ij) over all pairs
+    L_Sc                      max(0, delta - |v_ij|) over all pairs
+    G minimises               its adversarial loss + travel_weight L_TraVeL
+    S minimises               L_Sc + L_TraVeL, so that it looks for what G can keep
+
+This was checked with the authors' code, KrishnaswamyLab/travelgan, not with the text of the paper. Dist, and
+that pairs are averaged, are the code's. The code has |v_ij|^2 in L_Sc, with delta = 10, a first layer of S
+for each domain, one S for both directions, batch norm, cross entropy, no pool and a constant learning rate.
+Here the rest is as in CycleGAN, so that the two differ only in what ties a translation to its source.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from hw2lib import Problem
+from hw2lib.cyclegan import CycleGAN, CycleGANConfig, ImagePool, Objective, generator_loss
+from hw2lib.networks import PictureDiscriminator, initialise
+from hw2lib.training import weights
+
+
+class TravelError(Problem):
+    """Batches without a pair of pictures to compare."""
+
+
+class TravelGANConfig(BaseModel):
+    """Everything that changes what is learnt; fields that CycleGANConfig has too mean the same here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(256, ge=32, multiple_of=4)
+    generator: Literal["resnet", "unet"] = "resnet"
+    discriminator: Literal["patch", "picture"] = "patch"
+    base_channels: int = Field(64, ge=1)  # of the first layer of all three networks
+    blocks: int = Field(0, ge=0)
+    objective: Objective = "least_squares"
+    adversarial: bool = True  # False: no discriminator, and nothing that tells what domain b looks like
+    travel_weight: float = Field(10.0, ge=0)  # of all that S looks at; the authors' code has 10
+    margin: float = Field(10.0, gt=0)  # delta
+    siamese_dim: int = Field(1000, ge=1)  # numbers that S makes of a picture; the authors' code has 1000
+    pool_size: int = Field(50, ge=0)
+    learning_rate: float = Field(2e-4, gt=0)
+    decay_share: float = Field(0.5, ge=0, le=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blocks_of_cyclegan(cls, values: dict) -> dict:
+        return CycleGANConfig._blocks_of_the_paper(values)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self):
+        if not self.adversarial and self.travel_weight == 0:
+            raise ValueError("neither adversarial nor a travel_weight above 0: nothing is left to learn")
+        return self
+
+
+class SiameseNetwork(PictureDiscriminator):
+    """S, pictures as points of which only directions and distances count: (B, 3, H, W) to (B, dim).
+
+    H = W = `size`, a multiple of 4. A picture discriminator with `dim` outputs, as in the authors' code.
+    """
+
+    def __init__(self, base_channels: int = 64, size: int = 256, dim: int = 1000):
+        super().__init__(base_channels, size)
+        self[-1] = initialise(nn.Conv2d(self[-1].in_channels, dim, self[-1].kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).flatten(1)
+
+
+def transformation_vectors(points: Tensor) -> Tensor:
+    """v_ij = points[i] - points[j] of all i < j: (B, D) to (B (B - 1) / 2, D), neighbours j = i + 1 first.
+
+    Those of i > j are the same with the other sign, which no loss here sees. Raises TravelError if B < 2.
+    """
+    _require_pair(len(points))
+    # Not points[i] - points[j]: on a CPU, threads add up its gradient in any order, so two runs would differ.
+    return torch.cat([points[:-apart] - points[apart:] for apart in range(1, len(points))])
+
+
+def travel_loss(before: Tensor, after: Tensor) -> Tensor:
+    """L_TraVeL of transformation vectors before and after translation, (pairs, D) each: a scalar, 0 or more.
+
+    The mean over pairs of 1 - cos(v, v') + |v - v'|^2 / D, as in the authors' code (which leaves out the 1).
+    Lengths below 0.001 count as that in the cosine: they are rounding of equal points and have no direction.
+    """
+    angle = 1 - F.cosine_similarity(before, after, dim=1, eps=1e-3)
+    return (angle + (before - after).square().mean(1)).mean()
+
+
+def margin_loss(vectors: Tensor, margin: float) -> Tensor:
+    """L_Sc of transformation vectors (pairs, D): the mean over pairs of max(0, margin - |v|), 0 to margin.
+
+    It keeps S from mapping all pictures to one point, where every translation would be right.
+    """
+    return F.relu(margin - torch.linalg.vector_norm(vectors, dim=1)).mean()
+
+
+def require_pairs(batches, processes: int = 1) -> None:
+    """Raise TravelError before a training on `batches`, an unpaired.Pairs, instead of in one of its steps.
+
+    The last batch of an epoch has what is left, and each of several processes compares its own share.
+    """
+    _require_pair((batches.visits % batches.batch_size or batches.batch_size) // processes)
+
+
+def _require_pair(count: int) -> None:
+    if count < 2:
+        raise TravelError(
+            f"TraVeLGAN compares the pictures of a batch, and a batch, or a process's share, has {count}: "
+            "give a batch size of 2 or more that leaves 2 or more for the end of an epoch, too"
+        )
+
+
+class TravelGAN(nn.Module):
+    """Generator, siamese network, perhaps a discriminator, and the training step; `g_ab` translates.
+
+    Its first weights depend on the config alone; those of g_ab and S do not change if D is left out.
+    """
+
+    optional_weights = ("siamese.", "d_b.", "pool_b.")  # a weights file may lack what only training needs
+
+    # CycleGAN's own: of a model they need config, fabric, d_b, parameters_of, optimizers and schedules.
+    to_network, to_pictures = staticmethod(CycleGAN.to_network), staticmethod(CycleGAN.to_pictures)
+    autocast, _generator, _discriminator = CycleGAN.autocast, CycleGAN._generator, CycleGAN._discriminator
+    _discrimination, _update = CycleGAN._discrimination, CycleGAN._update
+
+    def __init__(self, config: TravelGANConfig):
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.g_ab = self._generator()
+            self.siamese = SiameseNetwork(config.base_channels, config.size, config.siamese_dim)
+            if config.adversarial:
+                self.d_b, self.pool_b = self._discriminator(), ImagePool(config.pool_size)
+
+    @classmethod
+    def load(cls, path) -> "TravelGAN":
+        """The generator of a weights file, in eval mode. Raises hw2lib.training.weights.WeightsError."""
+        return weights.load(path, cls, TravelGANConfig)
+
+    def setup(self, fabric, total_steps: int) -> None:
+        """Move to fabric's device and make the optimisers and schedules; call once, before the first step."""
+        self.fabric = fabric
+        self.to(fabric.device, memory_format=torch.channels_last)
+        # G and S minimise one sum: a term that is not for both depends on one of them only.
+        self.parameters_of = {"translation": [*self.g_ab.parameters(), *self.siamese.parameters()]}
+        if self.config.adversarial:
+            self.parameters_of["discriminator"] = list(self.d_b.parameters())
+        fused = fabric.device.type in ("cpu", "cuda")
+        constant = round(total_steps * (1 - self.config.decay_share))
+
+        def rate(step: int) -> float:  # above 0 at the last step, total_steps - 1, and 0 only after it
+            return min(1.0, (total_steps - step) / max(1, total_steps - constant))
+
+        self.optimizers, self.schedules = {}, {}
+        for name, its in self.parameters_of.items():
+            adam = torch.optim.Adam(its, lr=self.config.learning_rate, betas=(0.5, 0.999), fused=fused)
+            self.optimizers[name], self.schedules[name] = adam, torch.optim.lr_scheduler.LambdaLR(adam, rate)
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """One update of G and S, then one of D, on uint8 (real_a, real_b), (B, 3, H, W) each.
+
+        Returns, detached: travel, margin and, if adversarial, g_ab, as they are before weighting, the halved
+        d_b, and D's mean outputs d_b_real, d_b_fake. Raises TravelError, before any work, if B < 2.
+        """
+        _require_pair(len(batch[0]))
+        real_a, real_b = (self.to_network(part).contiguous(memory_format=torch.channels_last) for part in batch)
+        with self.autocast():
+            fake = self.g_ab(real_a)
+            points = self.siamese(torch.cat([real_a, fake]))  # one pass: instance norm keeps pictures apart
+            judged = self.d_b(fake) if self.config.adversarial else None
+        before, after = (transformation_vectors(part) for part in points.float().chunk(2))
+        losses = {"travel": travel_loss(before, after), "margin": margin_loss(before, self.config.margin)}
+        total = self.config.travel_weight * (losses["travel"] + losses["margin"])
+        if self.config.adversarial:
+            losses["g_ab"] = generator_loss(self.config.objective, judged.float())
+            total = total + losses["g_ab"]
+        self._update("translation", torch.autograd.grad(total, self.parameters_of["translation"]))
+        if self.config.adversarial:
+            its, grads = self._discrimination("b", real_b, self.pool_b(fake.float()))
+            self._update("discriminator", grads)
+            losses |= its
+        return {name: loss.detach() for name, loss in losses.items()}

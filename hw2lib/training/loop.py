@@ -1,0 +1,275 @@
+"""The one training loop. It knows no model: it drives anything with
+
+    config                        a pydantic model: what is learnt
+    setup(fabric, total_steps)    moves to the device, makes `optimizers` and `schedules` (dicts)
+    step(batch) -> {name: scalar} one update; the scalars stay on the device
+    state_dict, load_state_dict
+
+and batches that can start at any step: `batches(epoch, skip, device, rank, world_size)`.
+
+A run that is killed at any moment and started again ends with the same bits as one that was not (on a CPU, with the
+same number of threads): checkpoints hold weights, optimisers and schedules, tables are cut back to the checkpoint,
+and all chance in a step comes from the seed and the step's number.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from hw2lib.training import weights
+from hw2lib.training.devices import PRECISIONS, TrainingError, device_name, keep_freed_memory, machine
+from hw2lib.training.progress import Progress, duration
+from hw2lib.training.runs import Run, now, surroundings
+
+
+class Stopped(KeyboardInterrupt):
+    """The user stopped the training; it is checkpointed and goes on when started again."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Stopped: {self}"]
+
+
+def fit(
+    model,
+    batches,
+    *,
+    name: str,
+    epochs: int | None = None,
+    updates: int | None = None,
+    evaluate: Callable[[Path, int], dict[str, float]] | None = None,
+    shown: tuple[str, ...] | None = None,
+    numbers_only: bool = False,
+    data: dict | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    runs=None,
+    checkpoint_minutes: float = 5.0,
+) -> Run:
+    """Train `model` for `epochs` epochs, or for `updates` steps, and return its run; `model` is then trained, in eval mode.
+
+    The run's folder depends on name, model.config, batches.description, `data` and the length. A finished run is
+    loaded, a half-done one goes on. `evaluate(folder, epoch)` is called in eval mode, without gradients, after each epoch
+    (the first is 1); it returns its scores, and may leave files in the run's folder. `shown` names the losses and scores
+    that are printed then; without it all are. With `numbers_only` a finished run is good enough whose network was not
+    kept: `model` then stays untrained, and only the run is of use.
+
+    Raises TrainingError (a loss that is not finite, another precision than the run began with), RunError (the folder)
+    and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
+    """
+    if (epochs is None) == (updates is None) or (updates if epochs is None else epochs) < 1:
+        raise TrainingError(f"say either epochs or updates, 1 or more, not epochs={epochs} and updates={updates}")
+    total = epochs * len(batches) if epochs else updates
+    epochs = epochs or -(-updates // len(batches))
+    config = {
+        "model": model.config.model_dump(mode="json"),
+        "batches": batches.description,
+        "data": data or {},
+    }
+    run = Run(name, config | {"steps": total}, runs)
+    if run.finished or (numbers_only and "ended" in run.provenance):
+        if run.weights.exists():
+            weights.load_into(model, run.weights)
+            model.to(machine(device, precision).device).eval()
+        print(f"{name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
+        return run
+
+    keep_freed_memory()
+    begun_in = run.provenance.get("precision") if run.has_checkpoint else None
+    fabric = machine(device, begun_in or precision if precision == "auto" else precision)
+    precision = next(short for short, long in PRECISIONS.items() if fabric._precision.precision == long)
+    if begun_in and begun_in != precision:
+        raise TrainingError(f"{run.folder} was begun in precision {begun_in}: go on in that, not in {precision}")
+    alone = fabric.world_size == 1
+
+    with _first_process_only(fabric, run.begin()), _signals() as caught:
+        model.setup(fabric, total)
+        step, seconds = _resume(model, run, fabric, precision)
+        progress = Progress(name, total, step, quiet=not fabric.is_global_zero)
+        recorder = _Recorder(run, fabric)
+        began = saved = time.monotonic()
+
+        def checkpoint() -> None:
+            nonlocal saved
+            saved = time.monotonic()
+            if fabric.is_global_zero:
+                spent = seconds + saved - began
+                run.save_checkpoint(step, {"step": step, "seconds": spent, **_state(model)})
+
+        def stop_if_asked() -> None:
+            stop = caught[0] if alone else int(fabric.all_reduce(torch.tensor(caught[0]), reduce_op="sum"))
+            if stop and step < total:
+                checkpoint()
+                progress.close()
+                raise Stopped(f"after step {step} of {total}; run the same again to go on from there")
+
+        model.train()
+        while step < total:
+            epoch, skip = divmod(step, len(batches))
+            for batch in batches(epoch, skip, fabric.device, fabric.global_rank, fabric.world_size):
+                _seed(model.config.seed, step, fabric.global_rank)
+                recorder.add(epoch, step, model.step(batch))  # the model owns its optimisers: a GAN has two
+                step += 1
+                progress.step()
+                if step in (total, (epoch + 1) * len(batches)):
+                    break  # no checkpoint before the evaluation: a run killed between the two would lack its row
+                if recorder.full():
+                    recorder.flush()  # stops here at the first loss that is not finite
+                    stop_if_asked()
+                    if time.monotonic() - saved > 60 * checkpoint_minutes:
+                        checkpoint()
+            recorder.flush()
+            scores = _evaluate(model, evaluate, run.folder, epoch + 1)
+            if fabric.is_global_zero:
+                run.evaluations.append([{"epoch": epoch + 1, "step": step, **scores}])
+            values = recorder.means() | scores
+            progress.epoch(epoch + 1, epochs, {name: values[name] for name in shown or values if name in values})
+            checkpoint()
+            stop_if_asked()
+        progress.close()
+        if fabric.is_global_zero:
+            weights.save(model, run.weights)
+            run.note(ended=now(), seconds=round(seconds + time.monotonic() - began, 1))
+    fabric.barrier()
+    model.eval()
+    return run
+
+
+def _state(model) -> dict:
+    return {
+        "model": model.state_dict(),
+        "optimizers": {key: optimizer.state_dict() for key, optimizer in model.optimizers.items()},
+        "schedules": {key: schedule.state_dict() for key, schedule in model.schedules.items()},
+    }
+
+
+def _resume(model, run: Run, fabric: Fabric, precision: str) -> tuple[int, float]:
+    """Bring model and tables to the last checkpoint; returns its step and the seconds trained so far, or 0, 0."""
+    state = run.load_checkpoint()
+    if state is not None:
+        model.load_state_dict(state["model"])
+        for key, optimizer in model.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][key])
+        for key, schedule in model.schedules.items():
+            schedule.load_state_dict(state["schedules"][key])
+    step, seconds = (state["step"], state["seconds"]) if state else (0, 0.0)
+    if fabric.is_global_zero:
+        run.steps.cut(step)
+        epochs = run.epochs.get("step", np.zeros(0))
+        run.evaluations.cut(int((epochs <= step).sum()))
+        facts = surroundings() | {
+            "device": device_name(fabric.device),
+            "processes": fabric.world_size,
+            "threads": torch.get_num_threads(),
+            "precision": precision,
+            "seed": model.config.seed,
+            "data": run.config["data"],
+        }
+        before = run.provenance
+        if before and step:
+            run.note(resumed=[*before.get("resumed", []), {"step": step, "at": now(), "commit": facts["commit"]}])
+            print(f"{run.name}: goes on from step {step}, after {duration(seconds)} of training", flush=True)
+        else:
+            run.note(**facts, started=now())
+    return step, seconds
+
+
+def _seed(*numbers: int) -> None:
+    """Every step has its own chance, so that there is no random state to keep: the step's number is enough."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+
+
+def _evaluate(model, evaluate, folder: Path, epoch: int) -> dict[str, float]:
+    if evaluate is None:
+        return {}
+    model.eval()
+    with torch.no_grad():
+        scores = evaluate(folder, epoch)
+    model.train()
+    return scores
+
+
+class _Recorder:
+    """Rows of the history, fetched from the device a few at a time: asking for each at once would make it wait."""
+
+    def __init__(self, run: Run, fabric: Fabric):
+        self.run, self.fabric = run, fabric
+        self.every = 1 if fabric.device.type == "cpu" else 50
+        self.waiting: list[tuple[int, int, dict]] = []
+        self.epoch, self.sums, self.count = -1, None, 0
+
+    def add(self, epoch: int, step: int, losses: dict[str, torch.Tensor]) -> None:
+        self.waiting.append((epoch, step, losses))
+
+    def full(self) -> bool:
+        return len(self.waiting) >= self.every
+
+    def flush(self) -> None:
+        """Write the waiting rows. Raises TrainingError at the first number that is not finite."""
+        if not self.waiting:
+            return
+        names = list(self.waiting[0][2])
+        values = torch.stack([torch.stack([row[name].float() for name in names]) for *_, row in self.waiting])
+        if self.fabric.world_size > 1:
+            values = self.fabric.all_reduce(values, reduce_op="mean")
+        rows = []
+        for (epoch, step, _), numbers in zip(self.waiting, values.tolist(), strict=True):
+            row = dict(zip(names, numbers, strict=True))
+            bad = next((name for name in names if not np.isfinite(row[name])), None)
+            if bad:
+                raise TrainingError(
+                    f"{bad} is {row[bad]} at step {step + 1} (epoch {epoch + 1}): lower the learning rate, or train in "
+                    f"precision 32; the last good checkpoint stays in {self.run.folder / 'checkpoint'}"
+                )
+            if epoch != self.epoch:
+                self.epoch, self.sums, self.count = epoch, dict.fromkeys(names, 0.0), 0
+            self.sums = {name: self.sums[name] + row[name] for name in names}
+            self.count += 1
+            rows.append({"epoch": epoch + 1, "step": step + 1, **row})
+        if self.fabric.is_global_zero:
+            self.run.steps.append(rows)
+        self.waiting.clear()
+
+    def means(self) -> dict[str, float]:
+        """The means over the steps of this epoch that this process saw."""
+        return {name: total / self.count for name, total in (self.sums or {}).items()}
+
+
+@contextmanager
+def _first_process_only(fabric: Fabric, context):
+    """Enter the context in the first process; the others wait until it has."""
+    if not fabric.is_global_zero:
+        fabric.barrier()
+        yield
+        return
+    with context:
+        fabric.barrier()
+        yield
+
+
+@contextmanager
+def _signals():
+    """SIGINT and SIGTERM become a mark, [0] -> [1], that the loop looks at between steps; a second one acts at once."""
+    caught = [0]
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # Python delivers signals to the main thread only
+        return
+
+    def mark(number, frame):
+        caught[0] = 1
+        signal.signal(number, before[number])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, mark)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
