@@ -1,8 +1,19 @@
 """CycleGAN and VQ-VAE, reproduced small: the module behind the notebooks of the report."""
 
+import difflib
+import importlib
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[1]  # the repository: notebooks, results and figures lie beside the package
+# The repository: notebooks, results, figures and weights lie beside the package.
+ROOT = Path(__file__).resolve().parents[1]
+
+# Threads that spin while they wait take the cores from everybody else: on a busy machine a training took seven times as
+# long. OpenMP reads this when torch starts its threads, so it is set before; what the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 
 class Problem(Exception):
@@ -16,3 +27,18 @@ class Problem(Exception):
 def in_one_line(error: BaseException | str) -> str:
     """What an error says, for the inside of a Problem's message: some say nothing, some say it over many lines."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """'did you mean epochs?', the nearest of the known names, or 'there are a, b, c' where none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+
+
+def optional(module: str, package: str, error: type[Problem], install: str = "hw2lib[eval]") -> ModuleType:
+    """A module of a package that not everybody has. Raises `error` with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as reason:
+        raise error(f"{package} cannot be imported ({in_one_line(reason)}): pip install '{install}'") from None
