@@ -28,7 +28,7 @@ from torchvision import transforms
 from hw2lib import networks
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
 from hw2lib.data.batches import Pairs
-from hw2lib.data.domains import load_size
+from hw2lib.data.unpaired import load_size
 from hw2lib.training import devices
 
 

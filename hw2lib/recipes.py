@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
-from hw2lib.data import domains as unpaired
+from hw2lib.data import unpaired
 from hw2lib.data import pictures as data
 from hw2lib.data.batches import Batches, CodeBatches, CodeSets, Pairs, random_stream
-from hw2lib.data.domains import Domains
+from hw2lib.data.unpaired import Domains
 from hw2lib.data.pictures import Pictures, checksum
 from hw2lib.evaluation.codec import encode_pictures, evaluate_vqvae
 from hw2lib.evaluation.judge import Judge

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hw2lib.cyclegan import CycleGAN
-from hw2lib.data import domains as unpaired
+from hw2lib.data import unpaired
 from hw2lib.data.batches import Pairs
 from hw2lib.evaluation import translations as translation
 from hw2lib.evaluation.translations import difference, translate

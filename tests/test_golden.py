@@ -9,7 +9,7 @@ import yaml
 from hw2lib import ROOT, recipes
 from hw2lib.cyclegan import CycleGAN
 from hw2lib.data import batches
-from hw2lib.data import domains as unpaired
+from hw2lib.data import unpaired
 from hw2lib.data import pictures as data
 from hw2lib.evaluation import codec as experiments
 from hw2lib.evaluation import translations as translation

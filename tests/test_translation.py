@@ -13,7 +13,7 @@ from torch import nn
 
 from hw2lib import ROOT, parameters, recipes
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
-from hw2lib.data import domains as unpaired
+from hw2lib.data import unpaired
 from hw2lib.evaluation import scorecards as verdicts
 from hw2lib.evaluation import translations as translation
 from hw2lib.evaluation.judge import Looks, kernel_distance

@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hw2lib.data import domains as unpaired
+from hw2lib.data import unpaired
 from hw2lib.data import folders
 from hw2lib.data import pictures as data
 from hw2lib.data.batches import Pairs
-from hw2lib.data.domains import SPLITS, Domains, load, load_size, toy_domains
+from hw2lib.data.unpaired import SPLITS, Domains, load, load_size, toy_domains
 from hw2lib.data.download import Archive, DataError, unpack_zip
 from hw2lib.data.toy import scenes
 

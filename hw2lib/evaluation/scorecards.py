@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hw2lib.data.domains import Domains
+from hw2lib.data.unpaired import Domains
 from hw2lib.evaluation.judge import (
     ZEBRA,
     Judge,

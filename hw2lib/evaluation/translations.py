@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from hw2lib.cyclegan import CycleGAN
-from hw2lib.data.domains import Domains
+from hw2lib.data.unpaired import Domains
 from hw2lib.evaluation.judge import (
     ZEBRA,
     Judge,

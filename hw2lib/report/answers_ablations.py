@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hw2lib.data.domains import Domains
+from hw2lib.data.unpaired import Domains
 from hw2lib.evaluation.translations import difference, load_strip
 from hw2lib.studies.cyclegan_parts import kept_translations
 from hw2lib.studies.study import by_value, differ, seeds_in_words, spread, values

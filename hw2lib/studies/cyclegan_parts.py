@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, generator_loss
-from hw2lib.data import domains as unpaired
+from hw2lib.data import unpaired
 from hw2lib.data.batches import Pairs
-from hw2lib.data.domains import Domains
+from hw2lib.data.unpaired import Domains
 from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, save_strip, translate
 from hw2lib.studies.study import Case, study
 from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig

@@ -1,0 +1,241 @@
+"""Pictures in, batches out: CIFAR-10, drawn toy pictures, or a folder of one's own.
+
+The way of the data: `load` finds the pictures by name (downloading CIFAR-10 if it is not there, reading a
+folder through a cache) and returns them as `Pictures`: two uint8 arrays of shape (N, 3, H, W), a training and
+a test one, with a checksum that says which pictures a run has seen. `Batches` deals the training array out in
+shuffled batches, mirrored at random. They stay uint8 until the training step scales them, since a quarter of
+the bytes is a quarter of the copying.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hw2lib import ROOT
+from hw2lib.data import folders
+from hw2lib.data.download import Archive, DataError, fetch, unpack_tar
+from hw2lib.data.toy import scenes
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_FOLDER = "cifar-10-batches-bin"
+CIFAR10_ARCHIVE = Archive(
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    size=170_052_171,
+    digest_kind="md5",
+    digest="c32a1d4ab5d03f1284b67883e8d87530",
+)
+CIFAR10_FILES = {  # name -> sha256; the last one is the test set
+    "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
+CIFAR10_SIDE = 32  # pixels
+CIFAR10_PICTURES = 10_000  # in each file
+CIFAR10_RECORD = 1 + 3 * CIFAR10_SIDE**2  # bytes: the label, then the red, the green and the blue plane
+
+SMALLEST_SIDE = 8  # pixels
+TOY_SEEDS = (1, 2)  # of the training and of the test scenes
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A training and a test set of pictures of one size, and what identifies them.
+
+    name          "toy", "cifar10" or the folder's name
+    train, test   uint8 (N, 3, H, W) and (M, 3, H, W), values 0 to 255
+    checksum      16 hex digits over shapes and pixels of both: the same pictures, the same checksum
+    classes       the names of the labels, if there are any
+    train_labels, test_labels   uint8 (N,) and (M,), positions in `classes`
+    """
+
+    name: str
+    train: torch.Tensor
+    test: torch.Tensor
+    checksum: str
+    classes: tuple[str, ...] = ()
+    train_labels: torch.Tensor | None = None
+    test_labels: torch.Tensor | None = None
+
+    @property
+    def description(self) -> dict:
+        """Name, checksum and numbers, for the identity and the provenance of a run."""
+        return {
+            "name": self.name,
+            "checksum": self.checksum,
+            "train": len(self.train),
+            "test": len(self.test),
+        }
+
+    @cached_property
+    def variance(self) -> float:
+        """The variance of all training values on the scale [0, 1], to 6 significant digits.
+
+        Computed in whole numbers from a histogram, so it is exact and the same on any machine.
+        """
+        histograms = [torch.bincount(part.flatten(), minlength=256) for part in self.train.split(4096)]
+        counts = torch.stack(histograms).sum(0).tolist()
+        total = sum(counts)
+        first = sum(count * value for value, count in enumerate(counts))
+        second = sum(count * value**2 for value, count in enumerate(counts))
+        return float(f"{(total * second - first**2) / (total * 255) ** 2:.6g}")
+
+
+def root_folder(root: str | Path | None = None) -> Path:
+    """Where data sets live: `root` if it says anything, else $HW2_DATA, else `data` in the repository."""
+    return Path(root or os.environ.get("HW2_DATA") or ROOT / "data").expanduser()
+
+
+def load(dataset: str, size: int = 32, root: str | Path | None = None) -> Pictures:
+    """The pictures called "toy" or "cifar10", or those in the folder `dataset`, as squares of `size` pixels.
+
+    `root` is where data sets and the cache live, see `root_folder`. Raises DataError if there is no such
+    data set, if it cannot be had whole, or if it does not come in that size.
+    """
+    _check_size(size)
+    if dataset == "toy":
+        return toy_pictures(size)
+    if dataset == "cifar10":
+        if size != CIFAR10_SIDE:
+            raise DataError(f"cifar10 has no pictures of size {size}: give size {CIFAR10_SIDE}")
+        return cifar10(root)
+    if not dataset or not Path(dataset).expanduser().is_dir():
+        raise DataError(f'no pictures called "{dataset}": give toy, cifar10 or the path of a folder')
+    return folder(dataset, size, cache=root_folder(root) / ".cache")
+
+
+def _check_size(size: int) -> None:
+    if not isinstance(size, int) or size < SMALLEST_SIDE:
+        raise DataError(f"size {size!r}: give a whole number of pixels, {SMALLEST_SIDE} or more")
+
+
+def checksum(*sets: torch.Tensor) -> str:
+    """16 hex digits over the shapes and pixels of picture arrays, in this order."""
+    digest = hashlib.sha256()
+    for pictures in sets:
+        digest.update(str(tuple(pictures.shape)).encode())
+        digest.update(pictures.contiguous().numpy())
+    return digest.hexdigest()[:16]
+
+
+def _pictures(name: str, train: torch.Tensor, test: torch.Tensor, **labels) -> Pictures:
+    return Pictures(name, train, test, checksum(train, test), **labels)
+
+
+# ---- CIFAR-10
+
+
+def cifar10(root: str | Path | None = None, download: bool = True) -> Pictures:
+    """CIFAR-10 in its published order: 50,000 training and 10,000 test pictures, labelled.
+
+    All are uint8 (N, 3, 32, 32). Read from the folder `cifar-10-batches-bin` in the root folder, as the
+    official binary archive unpacks; if that folder is there no network is touched. Else the archive is
+    downloaded (170 MB; a download that was cut off is carried on with), unpacked and deleted. Each file's
+    length and sha256 are checked at every load, which takes a fraction of a second. Not for several processes
+    at once while the folder is missing.
+
+    Raises DataError if the folder is missing and may not or cannot be downloaded, or if a file is not the
+    published one.
+    """
+    root = root_folder(root)
+    where = root / CIFAR10_FOLDER
+    if not where.is_dir():
+        if not download:
+            raise DataError(f"no folder {where}: unpack {CIFAR10_ARCHIVE.url} in {root}, or download")
+        archive = fetch(CIFAR10_ARCHIVE, root)
+        unpack_tar(archive, where, CIFAR10_FILES)
+        archive.unlink()
+    for name in CIFAR10_FILES:  # the cheap check of all files comes before the reading of any
+        _check_cifar10_length(where / name)
+    parts = [_read_cifar10(where / name, sha256) for name, sha256 in CIFAR10_FILES.items()]
+    (*train, test), (*train_labels, test_labels) = zip(*parts, strict=True)
+    return _pictures(
+        "cifar10",
+        torch.cat(train),
+        test,
+        classes=CIFAR10_CLASSES,
+        train_labels=torch.cat(train_labels),
+        test_labels=test_labels,
+    )
+
+
+def _check_cifar10_length(path: Path) -> None:
+    expected = CIFAR10_PICTURES * CIFAR10_RECORD
+    found = f"has {path.stat().st_size:,} bytes" if path.is_file() else "is missing"
+    if found != f"has {expected:,} bytes":
+        raise DataError(f"{path} {found}, expected {expected:,}: delete {path.parent} and run again")
+
+
+def _read_cifar10(path: Path, sha256: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pictures, uint8 (10000, 3, 32, 32), and the labels, uint8 (10000,), of one file."""
+    records = np.fromfile(path, dtype=np.uint8)
+    if hashlib.sha256(records).hexdigest() != sha256:
+        raise DataError(f"{path} is not the published file (sha256): delete {path.parent} and run again")
+    records = records.reshape(CIFAR10_PICTURES, CIFAR10_RECORD)
+    pixels = records[:, 1:].reshape(-1, 3, CIFAR10_SIDE, CIFAR10_SIDE)
+    return torch.from_numpy(pixels), torch.from_numpy(records[:, 0].copy())
+
+
+# ---- toy pictures
+
+
+def toy_pictures(size: int, train: int = 4096, test: int = 512) -> Pictures:
+    """Drawn pictures, horses and zebras in turn, labelled, uint8 (N, 3, size, size); no scene is in both sets.
+
+    They need no download and are the same everywhere. Raises DataError if the size is too small to draw.
+    """
+    train_seed, test_seed = TOY_SEEDS
+    try:
+        return _pictures(
+            "toy",
+            _draw(train, size, train_seed),
+            _draw(test, size, test_seed),
+            classes=("horse", "zebra"),
+            train_labels=torch.arange(train).remainder(2).to(torch.uint8),
+            test_labels=torch.arange(test).remainder(2).to(torch.uint8),
+        )
+    except ValueError as error:
+        raise DataError(f"the toy pictures cannot be drawn: {error}") from error
+
+
+def _draw(count: int, size: int, seed: int) -> torch.Tensor:
+    """The horses and then the zebras of one set of scenes, uint8 (count, 3, size, size)."""
+    drawn = scenes((count + 1) // 2, size, seed)
+    return torch.stack([drawn.horses, drawn.zebras], 1).flatten(0, 1)[:count]  # a horse, then its zebra
+
+
+# ---- a folder of one's own pictures
+
+
+def folder(path: str | Path, size: int, cache: str | Path | None = None) -> Pictures:
+    """The pictures in the folder `path`, each scaled and cropped to a square: uint8 (N, 3, size, size).
+
+    If the folder holds `train` and `test`, those are the two sets; else all pictures below it are taken and
+    about every tenth, chosen by its path, is for the test. Hidden files are passed over. The squares are kept
+    in the folder `cache` (by default `.cache` in the root folder), which can be deleted at any time; they are
+    made anew when a file is added, removed or changed. Arrays of more than 1 GiB are mapped from there.
+
+    Raises DataError if the folder is missing, a set is empty, there are fewer than 2 pictures, a picture
+    cannot be read (the message names it), or the size is not a whole number of 8 or more.
+    """
+    _check_size(size)
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise DataError(f"no folder {path}: give the path of a folder of pictures")
+    train, test = folders.split(path)
+    cache = Path(cache) if cache else root_folder() / ".cache"
+    squares = torch.from_numpy(folders.cached_squares(path, train + test, size, cache))
+    return _pictures(path.resolve().name, squares[: len(train)], squares[len(train) :])
+
+
+# ---- batches
+
+
