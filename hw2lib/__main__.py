@@ -1,25 +1,21 @@
-"""The command line: `python -m hw2lib report | train | translate | sample | publish | restore`. Under torchrun, `train` uses all its processes."""
+"""CycleGAN and VQ-VAE, reproduced small: build the report, train, translate pictures, draw new ones.
+
+Under torchrun, `train` uses all its processes.
+"""
+
+# Everything that takes long to import is imported inside the commands, so that help and usage errors come at once.
 
 import math
 import sys
 from pathlib import Path
 
 import click
-import torch
-import yaml
 
-from hw2lib import ROOT, Problem, parameters, recipes
-from hw2lib.cyclegan import CycleGAN
-from hw2lib.data.folders import read_picture
-from hw2lib.evaluation import new_pictures as samples
-from hw2lib.evaluation import translations as translation
-from hw2lib.pixelcnn import GatedPixelCNN
-from hw2lib.report import figures
-from hw2lib.training import loop as training
-from hw2lib.vqvae import VQVAE
+from hw2lib import ROOT, Problem
 
 PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
 DATA = click.option("--data", "data_root", help="folder with the data sets [default: $HW2_DATA, else data/]")
+OUT = click.option("--out", default=str(ROOT / "build"), help="folder of the report [default: build/]")
 
 
 @click.group(help=__doc__)
@@ -29,29 +25,29 @@ def main() -> None: ...
 @main.command()
 @PRESET
 @DATA
-@click.option("--out", default=str(ROOT / "build"), help="folder for the report [default: build/]")
+@OUT
 def report(preset: str, data_root: str | None, out: str) -> None:
     """Run the notebooks and write report.md, report.html and report.pdf."""
-    from hw2lib.report import build as room  # papermill and pandoc are not needed for training
+    from hw2lib.report import build
 
-    click.echo(f"{room.build(preset, data_root, out)}")
+    click.echo(f"{build.build(preset, data_root, out)}")
 
 
 @main.command()
-@click.option("--out", default=str(ROOT / "build"), help="folder of a built report [default: build/]")
+@OUT
 def publish(out: str) -> None:
     """Make a built report the published one: report.md, figures/, results/ and weights/."""
-    from hw2lib.report import build as room
+    from hw2lib.report import publish
 
-    room.publish(out)
+    publish.publish(out)
 
 
 @main.command()
 def restore() -> None:
     """Make run folders of the published results, so that their report can be built again without training."""
-    from hw2lib.report import build as room
+    from hw2lib.report import publish
 
-    for line in room.restore():
+    for line in publish.restore():
         click.echo(line)
 
 
@@ -65,15 +61,20 @@ def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ..
 
     pixelcnn is the prior over the codes of the VQ-VAE, which is trained first if it is not yet.
     """
-    notebook, kind = ("01_cyclegan", parameters.CycleGANParameters)
+    from hw2lib import parameters
+
+    stem, kind = "01_cyclegan", parameters.CycleGANParameters
     if model != "cyclegan":
-        notebook, kind = ("02_vqvae", parameters.VQVAEParameters)
-    path = ROOT / "notebooks" / "presets" / preset / f"{notebook}.yaml"
-    if not path.is_file():
-        raise parameters.ParameterError(f"no preset {preset}: say smoke, quick, cpu or full")
-    asked = parameters.given(kind, yaml.safe_load(path.read_text()), changes)
+        stem, kind = "02_vqvae", parameters.VQVAEParameters
+    changes = ("experiments=run", *changes)
     if data_root:
-        asked = asked.model_copy(update={"data_root": str(Path(data_root).resolve())})
+        changes = (*changes, f"data_root={Path(data_root).resolve()}")
+    asked = parameters.given(kind, parameters.preset(preset, stem), changes)
+
+    from hw2lib import recipes
+    from hw2lib.cyclegan import CycleGAN
+    from hw2lib.vqvae import VQVAE
+
     if model == "cyclegan":
         config, domains = recipes.cyclegan_setup(asked)
         run = recipes.train_cyclegan(CycleGAN(config), domains, recipes.judge_for(domains), asked)
@@ -82,8 +83,7 @@ def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ..
         codec = VQVAE(config)
         run = recipes.train_vqvae(codec, pictures, asked)
     if model == "pixelcnn":
-        sets = recipes.code_sets(codec, pictures, run)
-        run = recipes.train_prior(GatedPixelCNN(recipes.prior_config(codec, pictures, asked)), sets, asked)
+        run = recipes.prior(codec, pictures, run, asked).run
     click.echo(run.folder)
 
 
@@ -92,9 +92,7 @@ def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ..
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--to", type=click.Choice(["a", "b"]), default="b", show_default=True, help="the domain wanted")
 @click.option(
-    "--weights",
-    default=str(ROOT / "weights" / "cyclegan.safetensors"),
-    help="[default: the published ones, b: zebras]",
+    "--weights", default=str(ROOT / "weights/cyclegan.safetensors"), help="[default: the published ones, b: zebras]"
 )
 def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: str) -> None:
     """Translate pictures of any kind and size, SOURCES, into PNG files of the same names in FOLDER.
@@ -104,13 +102,18 @@ def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: str) ->
     targets = [folder / f"{source.stem}.png" for source in sources]
     for target in targets:
         if targets.count(target) > 1 or target.resolve() in [source.resolve() for source in sources]:
-            raise parameters.ParameterError(f"{target} would be written over: give another folder, or fewer pictures")
+            raise Problem(f"{target} would be written over: give another folder, or fewer pictures")
+
+    from hw2lib.cyclegan import CycleGAN
+    from hw2lib.data import read_picture
+    from hw2lib.evaluation import translations
+
     model = CycleGAN.load(weights)
-    g_ab, g_ba = model.generators(averaged=bool(model.config.ema_decay))
-    generator = g_ab if to == "b" else g_ba
-    pictures = {source: translation.fit_for(model, read_picture(source)) for source in sources}  # all, before any work
-    for picture, target in zip(pictures.values(), targets, strict=True):
-        translation.save_picture(target, translation.translate(generator, picture)[0])
+    generator = model.generators(averaged=bool(model.config.ema_decay))[to == "a"]
+    # All are read before any work.
+    pictures = [translations.fit_for(model, read_picture(source)) for source in sources]
+    for picture, target in zip(pictures, targets, strict=True):
+        translations.save_picture(target, translations.translate(generator, picture)[0])
         click.echo(target)
 
 
@@ -120,31 +123,44 @@ def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: str) ->
 @click.option("--temperature", default=1.0, show_default=True, help="below 1: likelier and more alike")
 @click.option("--top-k", default=0, show_default=True, help="only the likeliest codes; 0: all")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--weights", default=str(ROOT / "weights" / "pixelcnn.safetensors"), help="of the prior")
-@click.option("--codec", default=str(ROOT / "weights" / "vqvae.safetensors"), help="weights of the VQ-VAE")
+@click.option("--weights", default=str(ROOT / "weights/pixelcnn.safetensors"), help="of the prior")
+@click.option("--codec", default=str(ROOT / "weights/vqvae.safetensors"), help="weights of the VQ-VAE")
 @click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
 def sample(count: int, label: str | None, weights: str, codec: str, target: Path, **wishes) -> None:
     """Draw new pictures into one sheet, TARGET, such as out.png."""
     if target.suffix.lower() not in (".png", ".jpg", ".webp"):
-        raise parameters.ParameterError(f"{target} must end in .png, .jpg or .webp")
-    model, pixelcnn = VQVAE.load(codec), GatedPixelCNN.load(weights)
-    recipes.require_match(pixelcnn, model)
-    labels = samples.labels_for(pixelcnn, count, label)
-    pictures = samples.decode_pictures(model, pixelcnn.sample(count, labels, **wishes))
+        raise Problem(f"{target} must end in .png, .jpg or .webp")
+
+    import torch
+
+    from hw2lib import recipes
+    from hw2lib.evaluation import new_pictures, translations
+    from hw2lib.pixelcnn import GatedPixelCNN
+    from hw2lib.report import figures
+    from hw2lib.vqvae import VQVAE
+
+    model, prior = VQVAE.load(codec), GatedPixelCNN.load(weights)
+    recipes.require_match(prior, model)
+    labels = new_pictures.labels_for(prior, count, label)
+    pictures = new_pictures.decode_pictures(model, prior.sample(count, labels, **wishes))
     sheet = figures.picture_sheet(pictures, columns=math.ceil(math.sqrt(count)))
-    translation.save_picture(target, torch.from_numpy(sheet).permute(2, 0, 1))
+    translations.save_picture(target, torch.from_numpy(sheet).permute(2, 0, 1))
     click.echo(target)
 
 
-if __name__ == "__main__":
+def run(arguments: list[str] | None = None) -> None:
+    """The command line with these arguments, or the process's own; what the user can put right ends in one line."""
     try:
-        main(standalone_mode=False)
-    except training.Stopped as stopped:
-        sys.exit(f"Stopped {stopped}")
+        main(arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except Problem as problem:
         sys.exit(f"{type(problem).__name__}: {problem}")
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit("Stopped")
+    except (KeyboardInterrupt, click.Abort) as stopped:
+        # training.Stopped says after which step, and that the same command goes on from there.
+        sys.exit(f"Stopped {stopped}".strip())
+
+
+if __name__ == "__main__":
+    run()

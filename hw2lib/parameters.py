@@ -1,20 +1,24 @@
 """The parameters of the notebooks: checked in their second cell, before any work."""
 
 import ast
-import difflib
+import os
 from typing import Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hw2lib import Problem
+from hw2lib import ROOT, Problem, did_you_mean
+
+PRESETS = ROOT / "notebooks" / "presets"
 
 
 class ParameterError(Problem):
-    """A notebook parameter with a wrong name, type or value."""
+    """A notebook parameter, or a preset, with a wrong name, type or value."""
 
 
-class MachineParameters(BaseModel):
-    """Where things are computed and kept; no number in a report depends on these but through rounding."""
+class Parameters(BaseModel):
+    """What both notebooks have. Of the machine are data_root, runs, device, precision and n_jobs: no number in a report
+    depends on these but through rounding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,9 +26,26 @@ class MachineParameters(BaseModel):
     runs: str = ""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
+    # Trainings of a study that run side by side; 0: as many as there are cores.
+    n_jobs: int = Field(0, ge=0)
+    # The experiments behind the written answers: loaded from results/, or made anew with the sizes below.
+    experiments: Literal["published", "run"] = "published"
+    answer_steps: int = Field(30, ge=1)
+    answer_seeds: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
+
+    @property
+    def jobs(self) -> int:
+        """Trainings side by side, 1 or more."""
+        return self.n_jobs or os.cpu_count() or 1
+
+    @property
+    def machine(self) -> dict[str, str]:
+        """What training.fit is told of the machine."""
+        return {"device": self.device, "precision": self.precision, "runs": self.runs}
 
 
-class CycleGANParameters(MachineParameters):
+class CycleGANParameters(Parameters):
     """Parameters of 01_cyclegan.ipynb; what reaches the networks is checked again by CycleGANConfig."""
 
     dataset: str = Field("toy", min_length=1)
@@ -42,9 +63,6 @@ class CycleGANParameters(MachineParameters):
     ema_decay: float = 0.999
     identity_epochs: int = Field(0, ge=0)
     standard_fid: bool = False
-    answer_steps: int = Field(30, ge=1)
-    answer_seeds: int = Field(1, ge=1)
-    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _comparable(self):
@@ -56,7 +74,7 @@ class CycleGANParameters(MachineParameters):
         return self
 
 
-class VQVAEParameters(MachineParameters):
+class VQVAEParameters(Parameters):
     """Parameters of 02_vqvae.ipynb; what reaches the network is checked again by VQVAEConfig."""
 
     dataset: str = Field("toy", min_length=1)
@@ -64,7 +82,8 @@ class VQVAEParameters(MachineParameters):
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = 2e-3
-    num_codes: int = Field(512, ge=8, le=65536)  # fewer cannot be mapped by UMAP, more not kept as 16 bits
+    # Fewer cannot be mapped by UMAP, more not kept as 16 bits.
+    num_codes: int = Field(512, ge=8, le=65536)
     code_dim: int = 64
     commitment: float = 0.25
     codebook: str = "ema"
@@ -76,26 +95,24 @@ class VQVAEParameters(MachineParameters):
     judged_pictures: int = Field(256, ge=16)
     answer_updates: int = Field(30, ge=1)
     answer_steps: int = Field(200, ge=1)
-    answer_seeds: int = Field(1, ge=1)
-    seed: int = Field(0, ge=0)
 
 
-def one_line(error: ValidationError) -> str:
-    """What pydantic found, as one line: the names, what is wrong with each, and what was given."""
-    return "; ".join(
-        f"{'.'.join(map(str, found['loc'])) or 'config'}: {found['msg'][0].lower()}{found['msg'][1:]}, "
-        f"not {found['input']!r}"
-        for found in error.errors()
-    )
+def preset(name: str, stem: str) -> dict:
+    """The values in notebooks/presets/<name>/<stem>.yaml, for the notebook of that stem. Raises ParameterError."""
+    known = sorted(path.parent.name for path in PRESETS.glob(f"*/{stem}.yaml"))
+    if name not in known:
+        raise ParameterError(f"no preset {name!r} for {stem}: {did_you_mean(name, known)}")
+    path = PRESETS / name / f"{stem}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{path} must hold lines like `epochs: 40`")
+    return values
 
 
-def unknown(name: str, known) -> str:
-    """One line for a parameter that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"no parameter {name}" + (f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}")
-
-
-def check(kind: type[BaseModel], namespace: dict) -> BaseModel:
+def check(kind: type[Parameters], namespace: dict) -> Parameters:
     """The notebook's parameters, read from its namespace (`globals()`) as `kind`, with strings made numbers.
 
     Raises ParameterError for a value that does not fit and for a name that papermill injected but no parameter has:
@@ -103,11 +120,10 @@ def check(kind: type[BaseModel], namespace: dict) -> BaseModel:
     """
     known = list(kind.model_fields)
     for source in namespace.get("In", []):
-        if source.startswith("# Parameters\n"):  # so papermill begins the cell it injects
-            targets = [t.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
-            for name in targets:
-                if name not in known:
-                    raise ParameterError(unknown(name, known))
+        # So papermill begins the cell that it injects.
+        if source.startswith("# Parameters\n"):
+            assigned = [node.targets for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+            require_known([target.id for targets in assigned for target in targets], known)
     return make(kind, {name: namespace[name] for name in known if name in namespace})
 
 
@@ -116,10 +132,15 @@ def make(kind: type[BaseModel], values: dict) -> BaseModel:
     try:
         return kind(**values)
     except ValidationError as error:
-        raise ParameterError(one_line(error)) from None
+        found = [
+            f"{'.'.join(map(str, fault['loc'])) or 'config'}: {fault['msg'][0].lower()}{fault['msg'][1:]}, "
+            f"not {fault['input']!r}"
+            for fault in error.errors()
+        ]
+        raise ParameterError("; ".join(found)) from None
 
 
-def given(kind: type[BaseModel], values: dict, changes: tuple[str, ...] = ()) -> BaseModel:
+def given(kind: type[Parameters], values: dict, changes: tuple[str, ...] = ()) -> Parameters:
     """`kind` from a preset's values and from changes like "epochs=3". Raises ParameterError."""
     values = dict(values)
     for change in changes:
@@ -127,7 +148,12 @@ def given(kind: type[BaseModel], values: dict, changes: tuple[str, ...] = ()) ->
         if not equals:
             raise ParameterError(f"{change} must look like epochs=3")
         values[name] = value
-    for name in values:
-        if name not in kind.model_fields:
-            raise ParameterError(unknown(name, list(kind.model_fields)))
+    require_known(values, list(kind.model_fields))
     return make(kind, values)
+
+
+def require_known(names, known: list[str]) -> None:
+    """Raise ParameterError for the first of the names that is not known."""
+    for name in names:
+        if name not in known:
+            raise ParameterError(f"no parameter {name}: {did_you_mean(name, known)}")
