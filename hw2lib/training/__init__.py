@@ -1,0 +1,32 @@
+"""The one training loop and what a training leaves behind: machine, run folder, progress, weights.
+
+Knows no model, no data and no evaluation: it trains whatever has the methods that `loop` lists. Importing it is quick:
+lightning_fabric, which takes seconds, is imported where a training begins.
+"""
+
+from hw2lib.training import weights
+from hw2lib.training.devices import TrainingError, keep_freed_memory, machine
+from hw2lib.training.loop import Stopped, fit
+from hw2lib.training.progress import Progress, duration, somebody_watches
+from hw2lib.training.runs import Run, RunError, Table, now, runs_folder, surroundings, write_whole
+from hw2lib.training.weights import WeightsError
+
+__all__ = [
+    "Progress",
+    "Run",
+    "RunError",
+    "Stopped",
+    "Table",
+    "TrainingError",
+    "WeightsError",
+    "duration",
+    "fit",
+    "keep_freed_memory",
+    "machine",
+    "now",
+    "runs_folder",
+    "somebody_watches",
+    "surroundings",
+    "weights",
+    "write_whole",
+]

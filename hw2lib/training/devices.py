@@ -4,11 +4,14 @@ import ctypes
 import logging
 import os
 import platform
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from hw2lib import Problem
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
@@ -17,7 +20,7 @@ class TrainingError(Problem):
     """A training that cannot start or go on."""
 
 
-def machine(device: str = "auto", precision: str = "auto") -> Fabric:
+def machine(device: str = "auto", precision: str = "auto") -> "Fabric":
     """Device, precision and processes, launched. Under torchrun all processes of the group take part.
 
     device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps". precision: "32", "bf16", or "auto", which is
@@ -37,6 +40,8 @@ def machine(device: str = "auto", precision: str = "auto") -> Fabric:
     processes = {"devices": "auto", "strategy": "ddp"} if in_group else {"devices": 1}
     if in_group and device == "cpu":
         processes["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
+    from lightning_fabric import Fabric  # takes seconds: not before something is computed
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it says, the provenance says
     fabric = Fabric(accelerator=device, precision=PRECISIONS[precision], **processes)
     fabric.launch()

@@ -18,15 +18,18 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from hw2lib.training import weights
 from hw2lib.training.devices import PRECISIONS, TrainingError, device_name, keep_freed_memory, machine
 from hw2lib.training.progress import Progress, duration
 from hw2lib.training.runs import Run, now, surroundings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Stopped(KeyboardInterrupt):
@@ -149,7 +152,7 @@ def _state(model) -> dict:
     }
 
 
-def _resume(model, run: Run, fabric: Fabric, precision: str) -> tuple[int, float]:
+def _resume(model, run: Run, fabric: "Fabric", precision: str) -> tuple[int, float]:
     """Bring model and tables to the last checkpoint; returns its step and the seconds trained so far, or 0, 0."""
     state = run.load_checkpoint()
     if state is not None:
@@ -198,7 +201,7 @@ def _evaluate(model, evaluate, folder: Path, epoch: int) -> dict[str, float]:
 class _Recorder:
     """Rows of the history, fetched from the device a few at a time: asking for each at once would make it wait."""
 
-    def __init__(self, run: Run, fabric: Fabric):
+    def __init__(self, run: Run, fabric: "Fabric"):
         self.run, self.fabric = run, fabric
         self.every = 1 if fabric.device.type == "cpu" else 50
         self.waiting: list[tuple[int, int, dict]] = []
@@ -242,7 +245,7 @@ class _Recorder:
 
 
 @contextmanager
-def _first_process_only(fabric: Fabric, context):
+def _first_process_only(fabric: "Fabric", context):
     """Enter the context in the first process; the others wait until it has."""
     if not fabric.is_global_zero:
         fabric.barrier()

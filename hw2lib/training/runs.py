@@ -23,7 +23,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hw2lib import ROOT, Problem, in_one_line
+from hw2lib import ROOT, Problem, did_you_mean, in_one_line
 
 CHECKPOINTS_KEPT = 2
 
@@ -101,25 +101,39 @@ class Table:
         write_whole(self.path, b"".join(lines[: rows + 1] if rows else []))
 
     def read(self) -> dict[str, np.ndarray]:
-        """The columns, float64 each; {} while there is no row."""
+        """The columns, float64 each; {} while there is no row. Raises RunError if the file is damaged."""
         if not self.path.exists():
             return {}
-        with self.path.open(newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-        values = np.array(rows, dtype=float).reshape(len(rows), len(header))
+        try:
+            with self.path.open(newline="") as file:
+                header, *rows = list(csv.reader(file)) or [[]]
+            values = np.array(rows, dtype=float).reshape(len(rows), len(header))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path} cannot be read ({in_one_line(error)}): delete {self.path.parent}") from None
         return {name: values[:, column] for column, name in enumerate(header)}
 
 
 class Run:
     """One run folder. `config` says what was trained: the same config finds the same folder again."""
 
+    is_published = False
+
     def __init__(self, name: str, config: dict, runs: str | Path | None = None):
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
         self.name, self.config = name, config
-        self.folder = runs_folder(runs) / f"{name}-{digest}"
-        self.steps = Table(self.folder / "history.csv")
-        self.evaluations = Table(self.folder / "epochs.csv")
-        self.weights = self.folder / "weights.safetensors"
+        self.folder_name = f"{name}-{digest}"
+        self._look_into(runs_folder(runs) / self.folder_name)
+
+    def _look_into(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps = Table(folder / "history.csv")
+        self.evaluations = Table(folder / "epochs.csv")
+        self.weights = folder / "weights.safetensors"
+
+    @staticmethod
+    def published(name: str) -> "PublishedRun":
+        """The run of this name that the repository holds, to be read. Raises RunError if there is none."""
+        return PublishedRun(name)
 
     @property
     def history(self) -> dict[str, np.ndarray]:
@@ -147,9 +161,42 @@ class Run:
     def has_checkpoint(self) -> bool:
         return bool(self._checkpoints())
 
+    @property
+    def kept_weights(self) -> Path:
+        """The network that is measured and published: in a form of its own, if it has one."""
+        own = self.folder / "published.safetensors"
+        return own if own.exists() else self.weights
+
     def add_metrics(self, name: str, values: dict) -> None:
         """Keep numbers measured on the finished run under `name` in metrics.json, replacing older ones."""
         self._write("metrics.json", self.metrics | {name: values})
+
+    def measured(self, name: str, measure: Callable[[], dict], version: int = 1) -> dict:
+        """metrics[name] if these weights were measured in this version of `measure`, else what it returns, kept there.
+
+        Either way it is what JSON makes of it: keys are str, tuples lists. Where there are no weights, as in a study
+        or a run restored without its network, the version alone decides. Raises RunError for a number that is not finite.
+        """
+        metrics, stamp = self.metrics, self.stamp(version)
+        kept = metrics.get("measured_with", {}).get(name, {})
+        if name in metrics and kept.get("version") == version and stamp["weights"] in ("", kept["weights"]):
+            return metrics[name]
+        try:
+            values = json.loads(json.dumps(measure(), allow_nan=False))
+        except ValueError as error:
+            raise RunError(f"{name} of {self.folder_name} cannot be kept: {in_one_line(error)}") from None
+        metrics = self.metrics  # read anew: measuring may have kept more
+        self._write(
+            "metrics.json",
+            metrics | {name: values, "measured_with": metrics.get("measured_with", {}) | {name: self.stamp(version)}},
+        )
+        return values
+
+    def stamp(self, version: int = 1) -> dict:
+        """What `measured` keeps beside its numbers: their version and a checksum of the weights, "" without any."""
+        path = self.kept_weights
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
+        return {"version": version, "weights": digest}
 
     def _read(self, name: str) -> dict:
         path = self.folder / name
@@ -205,6 +252,38 @@ class Run:
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.folder / "checkpoint").glob("step-*.pt"))
+
+
+class PublishedRun(Run):
+    """A run as the repository holds it, in results/<name> and weights/<name>.safetensors: to be read only."""
+
+    is_published = True
+
+    def __init__(self, name: str):
+        folder = ROOT / "results" / name
+        self._look_into(folder)
+        config = self._read("config.json")
+        if not config:
+            raise RunError(f"there is no published run {name} in {folder.parent}: get the whole repository")
+        super().__init__(name, config)
+        self._look_into(folder)
+        self.weights = ROOT / "weights" / f"{name}.safetensors"
+
+    @property
+    def kept_weights(self) -> Path:
+        return self.weights
+
+    def measured(self, name: str, measure: Callable[[], dict] | None = None, version: int = 1) -> dict:
+        """metrics[name], whatever its version. Raises RunError if that was not published."""
+        if name not in self.metrics:
+            raise RunError(f"{name} was not published with {self.name}: {did_you_mean(name, self.metrics)}")
+        return self.metrics[name]
+
+    def begin(self):
+        self._write("config.json", self.config)
+
+    def _write(self, name: str, values: dict) -> None:
+        raise RunError(f"{self.folder} is published and stays as it is: nothing is trained or measured there")
 
 
 def now() -> str:
