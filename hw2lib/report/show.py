@@ -4,40 +4,51 @@ What a notebook shows: figures, tables, sentences with measured numbers, and whe
 In Jupyter the reader sees the picture with its caption below, or the table. The same facts (name, caption,
 alternative text) lie in the output's metadata, under the key `hw2lib`: from there `hw2lib.report.document` writes
 the numbered report, so a notebook never counts its figures itself. To point at a figure, write
-`{fig:its-name}` in any Markdown: the report turns it into "Figure 3".
+`{fig:its-name}` in any Markdown: the report turns it into "Figure 3". Captions and alternative texts may hold {{ }}, as
+answers do (hw2lib.report.answers).
 """
 
 import base64
 import io
 import re
+from collections.abc import Callable
 
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from hw2lib import ROOT
+from hw2lib.report import tables
+from hw2lib.report.answers import render
+from hw2lib.training.runs import Run
 
 DOTS_PER_INCH = 150
 FIGURE_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
-NUMBER = re.compile(r"[-−+±<>≈]?\s?\d.*|[-–—]?")  # a cell that starts like a number, or is left out
+# A cell that starts like a number, or is left out.
+NUMBER = re.compile(r"[-−+±<>≈]?\s?\d.*|[-–—]?")
 
 
-def figure(fig, name: str, caption: str, alt: str) -> None:
+def figure(fig: Figure | Callable[[], Figure], name: str, caption: str, alt: str, of: Run | None = None) -> None:
     """
-    Show a matplotlib figure with its caption, and close it.
+    Show a matplotlib figure, or what a function draws, with its caption, and close it.
 
     `name` becomes the file `figures/<name>.png` of the report: lower-case words joined by hyphens or
     underscores. `caption` (Markdown) says what to see; `alt` says what is drawn, for those who cannot see it.
+    Of a published run that was only loaded, the published picture is shown and the function not called.
     Raises ValueError for a bad name, and for a caption or an alt text that is empty or says the same.
     """
-    caption, alt = _one_line(caption), _one_line(alt)
+    caption, alt = _words(caption), _words(alt)
     if not FIGURE_NAME.fullmatch(name):
         raise ValueError(f"figure name {name!r}: use lower-case words joined by hyphens or underscores")
     if not caption or not alt or caption == alt:
         raise ValueError(f"figure {name!r} needs a caption and an alt text that differ")
-    picture = io.BytesIO()
-    # without the Software tag the same figure gives the same file, so git shows real changes only
-    fig.savefig(picture, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
-    pyplot.close(fig)
+    if of is not None and of.is_published:
+        picture = (ROOT / "figures" / f"{name}.png").read_bytes()
+    else:
+        picture = _png(fig() if callable(fig) else fig)
     note = {"figure": name, "caption": caption, "alt": alt}
-    data = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": caption}
+    data = {"image/png": base64.b64encode(picture).decode(), "text/plain": caption}
     display(data, metadata={"hw2lib": note, "image/png": {"alt": alt}, "alt": alt}, raw=True)
     _markdown(f"**Figure `{name}`.** {caption}", {"caption_of": name})
 
@@ -48,14 +59,14 @@ def table(rows: list[dict], caption: str = "") -> None:
 
     Columns of numbers are set to the right. Raises ValueError when there are no rows.
     """
-    caption = _one_line(caption)
+    caption = _words(caption)
     if caption:
         _markdown(f"**Table.** {caption}", {"caption_of": "table"})
     _markdown(pipe_table(rows), {"table": True, "caption": caption})
 
 
 def text(markdown: str) -> None:
-    """Show a paragraph of Markdown, for sentences whose numbers are read from the run."""
+    """Show a paragraph of Markdown."""
     _markdown(markdown, {"text": True})
 
 
@@ -66,7 +77,8 @@ def claim(section: str, says: str, verdict: str, why: str) -> None:
     The report's summary lists all claims, each with a link to the heading that this one stands under.
     """
     says, verdict, why = map(_one_line, (says, verdict, why))
-    words = f"> **Homework, {section}:** {says} **{verdict[0].upper()}{verdict[1:]}:** {why}"
+    verdict_in_words = f"{verdict[0].upper()}{verdict[1:]}{f':** {why}' if why else '.**'}"
+    words = f"> **Homework, {section}:** {says} **{verdict_in_words}"
     _markdown(words, {"claim": {"section": section, "says": says, "verdict": verdict, "why": why}})
 
 
@@ -75,11 +87,10 @@ def result(markdown: str) -> None:
     _markdown(f"**In short:** {_one_line(markdown)}", {"result": _one_line(markdown)})
 
 
-def provenance(facts: dict) -> None:
-    """Show where the results came from (commit, versions, device, seed, ...); the report ends with it."""
-    facts = {str(key): _one_line(str(value)) for key, value in facts.items()}
-    rows = [{"fact": key, "value": value} for key, value in facts.items()]
-    _markdown(pipe_table(rows), {"provenance": facts})
+def provenance(run: Run) -> None:
+    """Show where a run's numbers came from (commit, versions, device, seed, ...); the report ends with it."""
+    facts = tables.provenance(run)
+    _markdown(pipe_table([{"fact": key, "value": value} for key, value in facts.items()]), {"provenance": facts})
 
 
 def pipe_table(rows: list[dict]) -> str:
@@ -90,6 +101,21 @@ def pipe_table(rows: list[dict]) -> str:
     rules = ["---:" if all(map(NUMBER.fullmatch, cells)) else ":---" for cells in columns.values()]
     lines = [map(str, columns), rules, *zip(*columns.values(), strict=True)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _png(fig: Figure) -> bytes:
+    """The figure as a PNG file. Without the Software tag the same figure gives the same file, so git shows real changes
+    only."""
+    picture = io.BytesIO()
+    fig.savefig(picture, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
+    pyplot.close(fig)
+    return picture.getvalue()
+
+
+def _words(text: str) -> str:
+    """A caption in one line, with what is measured filled in from the notebook's names."""
+    shell = get_ipython()
+    return _one_line(render(text, shell.user_ns) if shell else text)
 
 
 def _one_line(words: str) -> str:

@@ -1,0 +1,115 @@
+"""
+Prose with measured numbers: `%load_ext hw2lib.report.answers` gives a notebook three cell magics.
+
+    %%answer ablations metrics.hidden
+    Without the cycle loss the error there and back is {{ cases.no_cycle_loss.cycle_aba.mean | d2 }} ({fig:plane-arrows}).
+
+    %%claims 1.1
+    | the homework says | verdict | why | needs |
+    |---|---|---|---|
+    | The identity loss has no positive effect. | wrong | the background changes by {{ change | d2 }} only. | ablations |
+
+    %%in_short run
+    **CycleGAN**, {{ run.config.epochs }} epochs ...
+
+Between double braces stands Jinja over the names of the notebook; all else is Markdown as it is. What follows `answer` and
+`in_short`, and the last column of the claims, are needs: names or expressions without spaces that must all be true, for
+else the sentence has not been measured here and is not made.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jinja2
+
+from hw2lib import did_you_mean, in_one_line
+from hw2lib.report import ReportError, tables
+from hw2lib.training.progress import duration
+
+NOT_MEASURED = "not measured here"
+MAGICS = ("answer", "claims", "in_short")
+# A cell of a table: no pipe ends it inside of braces, nor one behind a backslash.
+CELL = re.compile(r"((?:\{\{.*?\}\}|\{%.*?%\}|\\.|[^|\\])*)\|")
+
+FILTERS = {
+    **{f"d{digits}": f"{{:.{digits}f}}".format for digits in range(7)},
+    **{f"pm{digits}": lambda entry, digits=digits: tables.plus_minus(entry, digits) for digits in range(4)},
+    "pct": "{:.0%}".format,
+    "pct1": "{:.1%}".format,
+    "n": "{:,.0f}".format,
+    "g": "{:g}".format,
+    "g3": "{:.3g}".format,
+    "duration": duration,
+    "seeds": tables.seeds,
+    "title": tables.title,
+}
+TEMPLATES = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+TEMPLATES.filters |= FILTERS
+# What is needed may be missing; what is written may not.
+NEEDS = TEMPLATES.overlay(undefined=jinja2.ChainableUndefined)
+
+
+def render(text: str, names: Mapping) -> str:
+    """The text with every {{ }} filled in from `names`. Raises ReportError for a name that is not there."""
+    try:
+        return TEMPLATES.from_string(text).render(names)
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise ReportError(f"{in_one_line(error)}, in {' '.join(text.split())[:80]!r}") from error
+
+
+def met(needs: str, names: Mapping) -> bool:
+    """Whether all of the needs, separated by spaces, are true. Raises ReportError for a name that nobody has given."""
+    for need in needs.split():
+        name = re.match(r"\w*", need)[0]
+        if name not in names:
+            raise ReportError(f"nothing is called {name!r} here: {did_you_mean(name, names)}")
+    return all(NEEDS.compile_expression(need)(names) for need in needs.split())
+
+
+def answer(needs: str, text: str, names: Mapping) -> str:
+    """The rendered text, or that it has not been measured."""
+    return render(text, names) if met(needs, names) else f"*{NOT_MEASURED.capitalize()}.*"
+
+
+def claims(section: str, text: str, names: Mapping) -> list[dict[str, str]]:
+    """The arguments of `show.claim` for each row of a Markdown table. Raises ReportError for a row without four cells."""
+    found = []
+    for line in text.strip().splitlines()[2:]:
+        cells = [cell.strip().replace(r"\|", "|") for cell in CELL.findall(line.strip()[1:])]
+        if len(cells) != 4:
+            raise ReportError(
+                f"a claim has four cells, between five pipes, and not {len(cells)}: {line.strip()[:80]!r}"
+            )
+        says, verdict, why, needs = cells
+        verdict, why = (verdict, why) if met(needs, names) else (NOT_MEASURED, "")
+        found.append({"section": section.strip()})
+        found[-1] |= {key: render(cell, names) for key, cell in (("says", says), ("verdict", verdict), ("why", why))}
+    return found
+
+
+def cells(notebook: str | Path) -> Iterator[tuple[str, str, str]]:
+    """(magic, its line, its text) of each of these cells in a notebook: ("answer", "ablations", "Without the ...")."""
+    for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]:
+        first, _, text = "".join(cell["source"]).partition("\n")
+        magic, _, line = first.removeprefix("%%").partition(" ")
+        if cell["cell_type"] == "code" and first.startswith("%%") and magic in MAGICS:
+            yield magic, line.strip(), text
+
+
+def load_ipython_extension(shell) -> None:
+    """Register the three magics."""
+    from hw2lib.report import show  # which renders captions by this room
+
+    def show_in_short(line: str, text: str) -> None:
+        if met(line, shell.user_ns):
+            show.result(render(text, shell.user_ns))
+
+    def show_claims(line: str, text: str) -> None:
+        for found in claims(line, text, shell.user_ns):
+            show.claim(**found)
+
+    shell.register_magic_function(lambda line, text: show.text(answer(line, text, shell.user_ns)), "cell", "answer")
+    shell.register_magic_function(show_claims, "cell", "claims")
+    shell.register_magic_function(show_in_short, "cell", "in_short")
