@@ -9,7 +9,6 @@ the bytes is a quarter of the copying.
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -237,5 +236,3 @@ def folder(path: str | Path, size: int, cache: str | Path | None = None) -> Pict
 
 
 # ---- batches
-
-

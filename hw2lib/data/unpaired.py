@@ -7,7 +7,6 @@ that is cut out and its mirroring are drawn anew whenever `Pairs` deals a pictur
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 
 from hw2lib.data import folders
-from hw2lib.data.pictures import checksum, root_folder
 from hw2lib.data.download import Archive, DataError, fetch, unpack_zip
+from hw2lib.data.pictures import checksum, root_folder
 from hw2lib.data.toy import scenes
 
 SPLITS = ("trainA", "trainB", "testA", "testB")
@@ -213,5 +212,3 @@ def _read(path: Path, files: dict[str, list[Path]], size: int, cache: Path, **mo
 
 
 # ---- batches
-
-
