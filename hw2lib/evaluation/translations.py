@@ -1,4 +1,4 @@
-"""What is measured on translators between two domains: here rooms are wired together, so that notebooks only call.
+"""Translations of test pictures: how they are made, what is measured on them after each epoch, how they are kept.
 
 Errors between pictures are mean absolute differences on the networks' scale, -1 to 1, so that they can be read beside
 the training losses: 0 is no difference, 2 the largest.
@@ -15,17 +15,17 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from hw2lib.cyclegan import CycleGAN
-from hw2lib.data.unpaired import Domains
-from hw2lib.evaluation.judge import (
-    ZEBRA,
-    Judge,
-    kernel_distance,
-    share,
-)
-from hw2lib.training import weights
-from hw2lib.training.runs import Run, write_whole
+from hw2lib.data import Domains
+from hw2lib.evaluation.judge import ZEBRA, Judge, kernel_distance, share
+from hw2lib.training import Run, weights, write_whole
 
-STRIP = 4  # test pictures of each domain that are kept after each epoch
+# Test pictures of each domain that are kept after each epoch.
+STRIP = 4
+
+
+def kinds(model: CycleGAN) -> tuple[str, ...]:
+    """The kinds of weights that its generators have: "last" and, if averages were kept, "average". The last is judged."""
+    return ("last", "average") if model.config.ema_decay else ("last",)
 
 
 @torch.no_grad()
@@ -77,9 +77,9 @@ def colour_shift(pictures: Tensor, others: Tensor) -> float:
 
 
 def cycle_error(model: CycleGAN, domains: Domains, averaged: bool, fake_a: Tensor, fake_b: Tensor) -> dict[str, float]:
-    """Differences between test pictures and what comes back from their translations, uint8, by the same generators.
+    """Differences, 0 to 2, between test pictures and what comes back from their translations, uint8 (N, 3, H, W).
 
-    "aba": from A to B and back, "bab": from B to A and back.
+    "aba": from A to B and back, "bab": from B to A and back, by the generators that made the translations.
     """
     g_ab, g_ba = model.generators(averaged)
     back_a, back_b = translate(g_ba, fake_b), translate(g_ab, fake_a)
@@ -89,11 +89,12 @@ def cycle_error(model: CycleGAN, domains: Domains, averaged: bool, fake_a: Tenso
 def as_published(model: CycleGAN, run: Run) -> CycleGAN:
     """The generators as they are published, in half precision: what is measured is what others get.
 
-    They are kept in the run's folder as published.safetensors, and come on the model's device, in eval mode.
+    They are kept in the run's folder as published.safetensors, and come on the model's device, in eval mode. Of a
+    published run they are what is published, whatever `model` is.
     """
-    path = run.folder / "published.safetensors"
-    weights.save(model, path, without=model.optional_weights, dtype=torch.float16)
-    return CycleGAN.load(path).to(next(model.g_ab.parameters()).device)
+    if not run.is_published:
+        weights.save(model, run.folder / "published.safetensors", without=model.optional_weights, dtype=torch.float16)
+    return CycleGAN.load(run.kept_weights).to(next(model.g_ab.parameters()).device)
 
 
 class Examiner:
@@ -115,13 +116,14 @@ class Examiner:
         return {"a": self.judge.features(self.domains.test_a), "b": self.judge.features(self.domains.test_b)}
 
     def __call__(self, folder: Path, epoch: int) -> dict[str, float]:
-        kinds = ("last", "average") if self.model.config.ema_decay else ("last",)
+        names = kinds(self.model)
         if self.judge:
-            _ = self.real_features  # here, before two threads ask for it
-        rows, scores = zip(*self.model.both(self._look_at, kinds), strict=True)
+            # Here, before two threads ask for it.
+            _ = self.real_features
+        rows, scores = zip(*self.model.both(self._look_at, names), strict=True)
         if self.model.fabric.is_global_zero:
             save_strip(strip_path(folder, epoch), torch.stack(rows))
-        return {f"{kind}_{name}": score for kind, its in zip(kinds, scores, strict=True) for name, score in its.items()}
+        return {f"{kind}_{name}": score for kind, its in zip(names, scores, strict=True) for name, score in its.items()}
 
     def _look_at(self, kind: str) -> tuple[Tensor, dict[str, float]]:
         g_ab, g_ba = self.model.generators(averaged=kind == "average")
@@ -163,3 +165,19 @@ def load_strip(path: Path, size: int) -> Tensor:
     sheet = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
     rows, columns = sheet.shape[0] // size, sheet.shape[1] // size
     return sheet.reshape(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3)
+
+
+def strip_inputs(domains: Domains) -> Tensor:
+    """The test pictures whose translations are kept after each epoch, uint8 (2 STRIP, 3, H, W)."""
+    return torch.cat([domains.test_a[:STRIP], domains.test_b[:STRIP]])
+
+
+def strips(run: Run, size: int) -> list[Tensor]:
+    """The kept translations of each epoch, uint8 (kinds, 2 STRIP, 3, size, size), the averaged generators' last."""
+    epochs = range(1, len(run.epochs["epoch"]) + 1)
+    return [load_strip(strip_path(run.folder, epoch), size) for epoch in epochs]
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` of the positions 0 to count - 1, first and last among them."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
