@@ -51,7 +51,8 @@ $(STAMP): .venv/done $(SOURCES)
 	@rm -f build/.done-* && touch "$@"
 
 .venv/done: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv || (echo "the venv module is needed: apt-get install python3-venv"; exit 1)
-	$(ENV)/python -m pip install -c constraints.txt -e '.[report,test,eval]'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv || (echo "the venv module is needed: apt-get install python3-venv"; exit 1)
+	@echo "Installing torch and some 180 other packages in .venv, about 7 GB: two minutes, or as long as the download takes."
+	@$(ENV)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[report,test,eval]'
 	@touch $@

@@ -77,7 +77,7 @@ def train(model: str, preset: str, data_root: str | None, changes: tuple[str, ..
 
     if model == "cyclegan":
         config, domains = recipes.cyclegan_setup(asked)
-        run = recipes.train_cyclegan(CycleGAN(config), domains, recipes.judge_for(domains), asked)
+        run = recipes.train_cyclegan(CycleGAN(config), domains, recipes.judge_for(domains, asked), asked)
     else:
         config, pictures = recipes.vqvae_setup(asked)
         codec = VQVAE(config)

@@ -21,7 +21,7 @@ from hw2lib.evaluation.likelihoods import PriorExaminer
 from hw2lib.evaluation.translations import Examiner
 from hw2lib.parameters import CycleGANParameters, VQVAEParameters, make
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
-from hw2lib.training import Run, fit, weights, write_whole
+from hw2lib.training import Run, fit, machine, weights, write_whole
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 # With a rate of 6e-3 better, at equal work, than 128 with 4e-3 or 8e-3 (700 short updates, held-out maps).
@@ -39,9 +39,14 @@ def cyclegan_setup(asked: CycleGANParameters) -> tuple[CycleGANConfig, Domains]:
     return config, domains(asked.dataset, config.size, asked.data_root)
 
 
-def judge_for(pictures: Domains, device: str = "cpu") -> Judge | None:
+def judge_for(pictures: Domains, asked: CycleGANParameters) -> Judge | None:
     """The judge of photographs; of drawn pictures the truth is known. Raises JudgeError if it is not installed."""
-    return None if pictures.aligned else Judge(device)
+    return None if pictures.aligned else Judge(machine(asked.device, asked.precision).device)
+
+
+def pairs(pictures: Domains, asked: CycleGANParameters) -> Pairs:
+    """The batches of the training."""
+    return Pairs(pictures.train_a, pictures.train_b, pictures.size, asked.seed, asked.batch_size)
 
 
 def train_cyclegan(model: CycleGAN, pictures: Domains, judge: Judge | None, asked: CycleGANParameters) -> Run:
@@ -67,7 +72,7 @@ def _fit_cyclegan(model: CycleGAN, pictures: Domains, judge: Judge | None, asked
     kind = "average" if model.config.ema_decay else "last"
     return fit(
         model,
-        Pairs(pictures.train_a, pictures.train_b, pictures.size, asked.seed, asked.batch_size),
+        pairs(pictures, asked),
         evaluate=Examiner(model, pictures, judge),
         shown=(*LOSSES_SHOWN, *(f"{kind}_{score}" for score in SCORES_SHOWN)),
         data=pictures.description,
