@@ -1,19 +1,343 @@
-"""Tables"""
+"""
+Every table of the report: numbers in, rows out, a list of dicts of column -> cell for `show.table`.
 
-TITLES = {}
+    of a study (a run)       scores(run, variants)  balances(run)  terms(run)  starts(run)  quantizers(run)  provenance(run)
+    of metrics (dicts)       card(rows)  beside(found)  hidden(found)  gradients(facts)  likelihoods(rows, places)
+                             identities(found, places)  codecs(reconstruction)  comparison(found)  fids(found)
+    in words                 title(identifier)  plus_minus(entry, digits)  size(entry)  seeds(run)
+
+Results are kept under identifiers; what a reader sees instead is in TITLES.
+"""
+
+import math
+from collections.abc import Sequence
+
+from hw2lib.studies.study import by_case, by_value
+from hw2lib.training.progress import duration
+from hw2lib.training.runs import Run
+
+# An identifier that is not here is shown as it is, with spaces for underscores.
+TITLES = {
+    # weights of translators
+    "average": "averaged",
+    "without": "without identity loss",
+    "with_identity": "with identity loss",
+    # variants of the ablations
+    "cycle_weight_0_1": "cycle weight 0.1",
+    "unet_generator": "U-Net generator",
+    "whole_picture_discriminator": "whole-picture discriminator",
+    "three_discriminator_steps": "3 discriminator steps",
+    "resting_discriminators": "discriminator every 3rd step",
+    "siamese_for_cycle_loss": "siamese in place of the cycle loss",
+    # disturbances of a translation
+    **{f"jpeg_{quality}": f"JPEG {quality}" for quality in (95, 75, 50)},
+    # codebooks and quantisers
+    "gradient": "learnt by its loss",
+    "ema": "of moving averages",
+    "kmeans_start": "k-means start",
+    "restarts": "restart of dead codes",
+    "noise_averages": "averages of noise",
+    "fsq": "FSQ",
+    "simvq": "SimVQ",
+    # what is known of a code beforehand
+    "uniform": "nothing (uniform)",
+    "frequency": "frequencies of the codes",
+    "place": "frequencies at each place",
+    "seen": "all codes before it",
+    "told": "all codes before it, and the class",
+    # kernels of a prior
+    "gated": "gated, two stacks",
+    "masked": "masked kernels",
+    # other pictures and codecs
+    "new_pictures_cooler": "new pictures, T = 0.9",
+    "thumbnail_4": "4 x 4 thumbnail",
+    "thumbnail_8": "8 x 8 thumbnail",
+}
+# Scores of translators that the table of two runs has, and their titles there.
+COMPARED = {
+    "zebra_ab": "called zebra, A to B",
+    "kd_ab": "KD, A to B",
+    "kd_ba": "KD, B to A",
+    "truth_ab": "difference to the truth, A to B",
+    "background_ab": "change of the background, A to B",
+    "shift_ab": "colour shift, A to B",
+    "shift_ba": "colour shift, B to A",
+    "cycle": "cycle loss of that epoch's steps",
+}
+# What the best-known notebooks of the same network print for their training batches after 1,000 updates of 32 pictures
+# at learning rate 3e-4 with an EMA codebook: (NMSE, perplexity). The second prints errors on [-1, 1]; here divided by 4.
+PRINTED_AT_1000 = {
+    "google-deepmind/sonnet, vqvae_example.ipynb": (0.105, 71.8),
+    "zalandoresearch/pytorch-vq-vae, 2018": (0.184, 17.2),
+}
+# Bits a picture, 24 for each pixel of a thumbnail.
+CODEC_BITS = {"mean_picture": 0, "thumbnail_4": 4 * 4 * 24, "thumbnail_8": 8 * 8 * 24}
+# Of a picture, a code of the VQ-VAE stands for 4 x 4 pixels of three colours.
+NUMBERS_A_CODE = 4 * 4 * 3
+
+Row = dict[str, str]
+Entry = dict[str, float]  # of study.by_value: mean, deviation, min, max, count
 
 
 def title(identifier: str) -> str:
-    return TITLES[identifier]
+    """What a reader sees in place of an identifier of the results."""
+    return TITLES.get(identifier, identifier.replace("_", " "))
 
 
-def plus_minus(entry: dict[str, float], digits: int) -> str:
-    """'0.12 ± 0.01', mean and standard deviation of an entry of study.by_value; of one seed the number alone."""
+def plus_minus(entry: Entry, digits: int) -> str:
+    """'0.12 ± 0.01', mean and standard deviation of an entry of study.by_value; of one seed the mean alone."""
     mean = f"{entry['mean']:.{digits}f}"
     return mean if entry["count"] == 1 else f"{mean} ± {entry['deviation']:.{digits}f}"
 
 
-def seeds(run) -> str:
+def size(entry: Entry) -> str:
+    """A mean over many orders of magnitude: three digits, and least to greatest where these are far apart."""
+    if entry["count"] == 1 or entry["max"] < 2 * entry["min"]:
+        return f"{entry['mean']:.3g}"
+    return f"{entry['min']:.3g} to {entry['max']:.3g}"
+
+
+def seeds(run: Run) -> str:
     """'3 seeds each' or 'one seed each', of a study."""
     count = len({row["seed"] for row in run.metrics["rows"]})
     return "one seed each" if count == 1 else f"{count} seeds each"
+
+
+# ---- CycleGAN
+
+
+def scores(run: Run, variants: Sequence[str]) -> list[Row]:
+    """Variants of the ablations, from horse to zebra, between doing nothing and the true counterparts.
+
+    A variant without a way back has no scores of it: –.
+    """
+    columns = {
+        "truth_ab": "to the truth",
+        "background_ab": "background",
+        "shift_ab": "colours",
+        "stripes_ab": "stripes",
+        "cycle_aba": "there and back",
+    }
+    cases, ends = by_value(run), run.metrics["ends"]
+
+    def end(name: str) -> Row:
+        return {"case": title(name)} | {
+            column: f"{ends[name][score]:.2f}" if score in ends[name] else "" for score, column in columns.items()
+        }
+
+    def variant(name: str) -> Row:
+        found = cases[name]
+        return {"case": title(name)} | {
+            column: plus_minus(found[score], 2) if score in found else "–" for score, column in columns.items()
+        }
+
+    return [end("doing_nothing"), *map(variant, variants), end("true_counterparts")]
+
+
+def balances(run: Run) -> list[Row]:
+    """How the generator's loss follows the discriminator's updates, in the ablations."""
+    cases = by_value(run)
+    updates = {"resting_discriminators": "1/3", "full": "1", "three_discriminator_steps": "3"}
+    return [
+        {
+            "discriminator updates a step": count,
+            "G's adversarial loss": plus_minus(cases[name]["g_ab"], 2),
+            "D's loss": plus_minus(cases[name]["d_b"], 2),
+            "D(real)": plus_minus(cases[name]["d_b_real"], 2),
+            "D(translated)": plus_minus(cases[name]["d_b_fake"], 2),
+        }
+        for name, count in updates.items()
+    ]
+
+
+def card(rows: dict[str, dict[str, float]]) -> list[Row]:
+    """Sets of pictures between their two ends: translations into one domain, or new pictures (evaluation.scorecards)."""
+    return [{"pictures": title(name)} | _distances(row) for name, row in rows.items()]
+
+
+def _distances(row: dict[str, float]) -> Row:
+    if "truth" in row:
+        return {
+            "difference to the truth": f"{row['truth']:.3f}",
+            "change of the background": f"{row['background']:.3f}",
+        }
+    zebra = {"called zebra": f"{row['zebra']:.1%}"} if "zebra" in row else {}
+    return zebra | {
+        "KD": f"{row['kd']:.3f} ± {row['kd_error']:.3f}",
+        "gap closed, KD": f"{row['kd_closed']:.0%} ± {row['kd_closed_error']:.0%}" if "kd_closed" in row else "",
+        "FD": f"{row['fd']:.1f}",
+        "gap closed, FD": f"{row['fd_closed']:.0%}" if "fd_closed" in row else "",
+    }
+
+
+def fids(found: dict[str, float]) -> list[Row]:
+    """The standard FID of each set of pictures."""
+    return [{"pictures": title(name), "FID": f"{value:.1f}"} for name, value in found.items()]
+
+
+def beside(found: dict[str, dict[str, float]]) -> list[Row]:
+    """Two runs side by side, with the identity loss and without it: a score a row."""
+    measured = next(iter(found.values()))
+    return [
+        {"score": words} | {title(name): f"{row[score]:.3f}" for name, row in found.items()}
+        for score, words in COMPARED.items()
+        if score in measured
+    ]
+
+
+def hidden(found: dict[str, dict[str, float]]) -> list[Row]:
+    """What disturbing a translation does to the way back (studies.steganography)."""
+    undisturbed = found["nothing"]["cycle"]
+    kinds = {"noise ": "noise, deviation in grey levels: ", "JPEG ": "JPEG, quality: "}
+    rows = []
+    for name, row in found.items():
+        words = title(name)
+        for short, long in kinds.items():
+            words = words.replace(short, long)
+        rows.append(
+            {
+                "disturbance of the translation": words,
+                "change of the translation": f"{row['difference']:.3f}",
+                "error there and back": f"{row['cycle']:.3f}",
+                "rise of the error": f"{round(row['cycle'] - undisturbed, 3) + 0:.3f}" if name != "nothing" else "",
+            }
+        )
+    return rows
+
+
+# ---- VQ-VAE
+
+
+def gradients(facts: dict[str, float]) -> list[Row]:
+    """codebooks.gradient_facts: a term a row, a part of the network a column."""
+    parts, terms = ("encoder", "codebook", "decoder"), ("reconstruction", "codebook", "commitment")
+    return [
+        {"gradient of the term": term} | {f"in the {part}": f"{facts[f'{term}_{part}']:.3g}" for part in parts}
+        for term in terms
+    ]
+
+
+def _codec_scores(found: dict[str, Entry]) -> Row:
+    """The columns that the tables of the codebook studies share."""
+    return {
+        "NMSE": plus_minus(found["test_nmse"], 3),
+        "perplexity": plus_minus(found["test_perplexity"], 0),
+        "codes used": plus_minus(found["test_codes_used"], 0),
+    }
+
+
+def terms(run: Run) -> list[Row]:
+    """Each term of the loss removed in turn, with both codebooks."""
+    return [
+        {"codebook": title(codebook), "term removed": title(removed)}
+        | _codec_scores(found)
+        | {"size of z_e": size(found["encoder_rms"])}
+        for codebook, cases in by_case(run).items()
+        for removed, found in cases.items()
+    ]
+
+
+def starts(run: Run) -> list[Row]:
+    """Starts of the codebook and restarts of its codes, with the perplexity on the way."""
+    return [
+        {"start": title(start)}
+        | {
+            f"perplexity at {at}": plus_minus(found[f"perplexity_at_{at}"], 1)
+            for at in (100, 500)
+            if f"perplexity_at_{at}" in found
+        }
+        | _codec_scores(found)
+        for start, found in by_value(run).items()
+    ]
+
+
+def quantizers(run: Run) -> list[Row]:
+    """Quantisers in the same network, the worst first."""
+    ours = {"ema": "ours, moving averages", "gradient": "ours, learnt by its loss"}
+    return [
+        {"quantiser": ours.get(name, title(name))} | _codec_scores(found)
+        for name, found in sorted(by_value(run).items(), key=lambda item: -item[1]["test_nmse"]["mean"])
+    ]
+
+
+def likelihoods(rows: dict[str, dict[str, float]], places: int) -> list[Row]:
+    """Costs of a code by what is known of it beforehand, on maps of `places` codes (evaluation.likelihoods)."""
+    return [
+        {
+            "known of a code": title(name),
+            "nats": f"{row['nats']:.3f} ± {row['error']:.3f}" if row["error"] else f"{row['nats']:.3f}",
+            "bits": f"{bits:.3f}",
+            "bits a picture": f"{bits * places:.0f}",
+            "bits per dimension": f"{bits / NUMBERS_A_CODE:.4f}",
+        }
+        for name, row in rows.items()
+        for bits in [row["nats"] / math.log(2)]
+    ]
+
+
+def identities(found: dict[str, dict[str, float]], places: int) -> list[Row]:
+    """Both sides of each identity of the KL divergence, for maps of `places` codes, in nats."""
+    words = {
+        "one_code": "posterior against the uniform prior, one code: log K",
+        "one_picture": f"the same, a picture of {places} codes: {places} log K",
+        "learnt_prior": "posterior against the learnt prior, a picture: its negative log-likelihood",
+        "usage": "use of the codes on the test set against the uniform prior: log K - log perplexity",
+    }
+    return [
+        {"identity": words[name], "KL, by its definition": f"{row['kl']:.6f}", "other side": f"{row['other_side']:.6f}"}
+        for name, row in found.items()
+    ]
+
+
+def codecs(reconstruction: dict) -> list[Row]:
+    """The VQ-VAE between codecs without any learning, the worst first (evaluation.codec)."""
+    variance = reconstruction["test_mse"] / reconstruction["test_nmse"]
+    found = {"VQ-VAE": (reconstruction["bits"], reconstruction["test_mse"])}
+    found |= {name: (CODEC_BITS[name], mse) for name, mse in reconstruction["codecs"].items()}
+    return [
+        {
+            "codec": title(name),
+            "bits a picture": f"{bits:,.0f}",
+            "NMSE": f"{mse / variance:.4f}",
+            "MSE": f"{mse:.5f}",
+            "PSNR, dB": f"{-10 * math.log10(mse):.2f}",
+        }
+        for name, (bits, mse) in sorted(found.items(), key=lambda item: -item[1][1])
+    ]
+
+
+def comparison(found: dict[str, float]) -> list[Row]:
+    """Training batches of the short run (evaluation.codec.comparison) beside what other notebooks print."""
+    printed = {"this one": (found["nmse"], found["perplexity"])} | PRINTED_AT_1000
+    return [
+        {"notebook": name, "NMSE": f"{nmse:.3f}", "perplexity": f"{perplexity:.1f}"}
+        for name, (nmse, perplexity) in printed.items()
+    ]
+
+
+# ---- where numbers come from
+
+
+def provenance(run: Run) -> Row:
+    """What a reader must know of a training or of a study to judge or repeat it: fact -> words."""
+    made, settings = run.provenance, run.config.get("settings", run.config)
+    rows, pictures = run.metrics.get("rows", []), made.get("data") or settings.get("data")
+    trainings = [f"{len(rows)} trainings"] if rows else []
+    processes = [f"{made['processes']} process"] if "processes" in made else []
+    machine = [made["device"], *processes, f"threads: {made['threads']}", f"precision {made.get('precision', '32')}"]
+    resumed = f", resumed {len(made['resumed'])} times" if made.get("resumed") else ""
+    software = [f"Python {made['python']}", *(f"{name} {version}" for name, version in made["versions"].items())]
+    return {
+        "run": run.folder_name + (" (published run, loaded)" if run.is_published else ""),
+        "commit": made["commit"][:12] + (", with uncommitted changes" if made["dirty"] else ""),
+        "data": _data(pictures) if pictures else "drawn by the experiment",
+        "seed": ", ".join(map(str, sorted({row["seed"] for row in rows}) or [made["seed"]])),
+        "computed": ", ".join(trainings + machine),
+        "time": f"{duration(made['seconds'])}{resumed}, until {made['ended'][:16].replace('T', ' ')} UTC",
+        "software": ", ".join(software),
+    }
+
+
+def _data(pictures: dict) -> str:
+    checksums = [f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"]
+    return ", ".join([f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,}", *checksums])
