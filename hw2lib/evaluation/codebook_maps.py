@@ -1,10 +1,11 @@
-"""UMAP of a codebook beside its controls."""
+"""UMAP of a codebook beside its controls, kept in the run: UMAP gives other points on other machines."""
 
-from pathlib import Path
+import csv
+from collections import defaultdict
 
 import numpy as np
 
-from hw2lib.training.runs import write_whole
+from hw2lib.training import Run, RunError, write_whole
 
 
 def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> dict[str, dict]:
@@ -15,7 +16,8 @@ def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> di
     trustworthiness (Venna and Kaski 2001, 15 neighbours) is 1 where each point's neighbours on the map are its
     neighbours in the codebook, and about 0.5 where the map is drawn at random.
     """
-    import umap  # slow to import: a dozen seconds of compilation
+    # Slow to import: a dozen seconds of compilation.
+    import umap
     from sklearn.manifold import trustworthiness
 
     random = np.random.default_rng(seed)
@@ -27,11 +29,7 @@ def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> di
         for n_neighbors in sorted({min(n, len(vectors) // 2 - 1) for n in neighbours}):
             xy = umap.UMAP(n_neighbors=n_neighbors, random_state=seed, n_jobs=1).fit_transform(vectors)
             trust = trustworthiness(vectors, xy, n_neighbors=min(15, len(vectors) // 2 - 1))
-            maps[name][n_neighbors] = {
-                "xy": xy,
-                "trustworthiness": float(trust),
-                "islands": _islands(xy),
-            }
+            maps[name][n_neighbors] = {"xy": xy, "trustworthiness": float(trust), "islands": _islands(xy)}
     return maps
 
 
@@ -47,21 +45,37 @@ def _islands(xy: np.ndarray) -> int:
 
     nearest = NearestNeighbors(n_neighbors=1).fit(xy).kneighbors()[0]
     found = DBSCAN(eps=max(4 * float(np.median(nearest)), 1e-9), min_samples=3).fit(xy).labels_
-    return len(set(found) - {-1})  # -1 are points of no cluster
+    # -1 are points of no cluster.
+    return len(set(found) - {-1})
 
 
-def map_numbers(maps: dict[str, dict]) -> dict[str, dict]:
-    """codebook_maps without the points: trustworthiness and islands of each map."""
-    return {
-        name: {n: {key: value for key, value in found.items() if key != "xy"} for n, found in by_n.items()}
-        for name, by_n in maps.items()
-    }
+def save_maps(run: Run, maps: dict[str, dict], counts: np.ndarray) -> dict[str, dict]:
+    """Keep the points of `codebook_maps` and the uses of each code, (K,), as umap.csv in the run's folder.
+
+    Returns what is left without the points: {map: {n_neighbors: {"trustworthiness", "islands"}}}.
+    """
+    lines, numbers = ["map,n_neighbors,code,uses,x,y"], {}
+    for name, by_n in maps.items():
+        for n, found in by_n.items():
+            lines += [f"{name},{n},{code},{counts[code]},{x:.4f},{y:.4f}" for code, (x, y) in enumerate(found["xy"])]
+        numbers[name] = {n: {key: found[key] for key in ("trustworthiness", "islands")} for n, found in by_n.items()}
+    write_whole(run.folder / "umap.csv", ("\n".join(lines) + "\n").encode())
+    return numbers
 
 
-def save_maps(path: Path, maps: dict[str, dict], counts: np.ndarray) -> None:
-    """The points of codebook_maps as CSV: UMAP gives other coordinates on other machines, so they are kept."""
-    found = [(name, n, values["xy"]) for name, by_n in maps.items() for n, values in by_n.items()]
-    lines = ["map,n_neighbors,code,uses,x,y"]
-    for name, n, xy in found:
-        lines += [f"{name},{n},{code},{counts[code]},{x:.4f},{y:.4f}" for code, (x, y) in enumerate(xy)]
-    write_whole(path, ("\n".join(lines) + "\n").encode())
+def load_maps(run: Run) -> dict[str, dict]:
+    """The maps that a run keeps, as `codebook_maps` made them but for points rounded to 4 digits.
+
+    Raises RunError if they were not measured or their points are gone.
+    """
+    try:
+        with (run.folder / "umap.csv").open(newline="") as file:
+            points = defaultdict(list)
+            for row in csv.DictReader(file):
+                points[row["map"], row["n_neighbors"]].append((float(row["x"]), float(row["y"])))
+        return {
+            name: {int(n): {"xy": np.array(points[name, n]), **numbers} for n, numbers in by_n.items()}
+            for name, by_n in run.metrics["umap"].items()
+        }
+    except (OSError, KeyError, ValueError) as error:
+        raise RunError(f"{run.folder} holds no maps of the codebook ({error}): delete its metrics.json") from None

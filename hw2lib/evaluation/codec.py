@@ -1,21 +1,69 @@
-"""What is measured on trained networks: here rooms are wired together, so that notebooks only call."""
+"""A VQ-VAE as a codec: its scores on all test pictures, and the use of its codes.
+
+`measure_codec` is the call of a notebook: numbers into the run's metrics.json, once.
+"""
+
+import math
+from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hw2lib.data import Pictures
 from hw2lib.evaluation import metrics
-from hw2lib.training.progress import duration
-from hw2lib.training.runs import Run
+from hw2lib.evaluation.codebook_maps import codebook_maps, save_maps
+from hw2lib.training import Run
 from hw2lib.vqvae import VQVAE
 
-# What the best-known notebooks of the same network print for their training batches after 1,000 updates of 32 pictures
-# at learning rate 3e-4 with an EMA codebook: (NMSE, perplexity). The second prints errors on [-1, 1]; here divided by 4.
-PRINTED_AT_1000 = {
-    "google-deepmind/sonnet, vqvae_example.ipynb": (0.105, 71.8),
-    "zalandoresearch/pytorch-vq-vae, 2018": (0.184, 17.2),
-}
-CODEC_BITS = {"mean picture": 0, "4 x 4 thumbnail": 4 * 4 * 24, "8 x 8 thumbnail": 8 * 8 * 24}
+# Bits a picture of metrics.simple_codecs.
+CODEC_BITS = {"mean_picture": 0, "thumbnail_4": 4 * 4 * 24, "thumbnail_8": 8 * 8 * 24}
+# Pictures in the batches whose perplexities are set side by side, beside the whole set.
+BATCH_SIZES = (8, 32, 256, 1024)
+
+
+def measure_codec(run: Run, model: VQVAE, pictures: Pictures) -> dict[str, dict]:
+    """What the report says of `model`, the network of `run`, on all test pictures.
+
+    Kept in the run's metrics under the same names, and measured anew only for other weights:
+
+    reconstruction  the last row of run.epochs (see `evaluate_vqvae`), with bits, those a picture costs, and codecs, the
+                    MSE of metrics.simple_codecs
+    by_picture      median and most (the 90 % quantile) of the pictures' own NMSE, and roughness, its correlation with
+                    metrics.roughness
+    use             codes_used, 0 to K, and perplexity_by_batch: {pictures in a batch: perplexity}, the last of all
+    umap            {map: {n_neighbors: {"trustworthiness", "islands"}}}, see codebook_maps; load_maps(run) has the points
+
+    As all that JSON keeps, batch sizes and n_neighbors come as str.
+    """
+    num_codes = model.config.num_codes
+    codes = cache(lambda: encode_pictures(model, pictures.test))
+
+    def reconstruction() -> dict:
+        places = (model.config.size // 4) ** 2
+        codecs = metrics.simple_codecs(pictures.train, pictures.test)
+        return by_epoch(run)[-1] | {"bits": places * math.log2(num_codes), "codecs": codecs}
+
+    def by_picture() -> dict[str, float]:
+        errors = squared_error_by_picture(model, pictures.test) / pictures.variance
+        rough = metrics.correlation(errors, metrics.roughness(pictures.test))
+        return {"median": float(errors.median()), "most": float(errors.quantile(0.9)), "roughness": rough}
+
+    def use() -> dict:
+        by_batch = metrics.perplexity_by_batch(codes(), num_codes, [*BATCH_SIZES, len(codes())])
+        return {"codes_used": int((code_counts(codes(), num_codes) > 0).sum()), "perplexity_by_batch": by_batch}
+
+    def umap() -> dict:
+        maps = codebook_maps(model.quantizer.codebook.detach().cpu().numpy(), model.config.seed)
+        return save_maps(run, maps, code_counts(codes(), num_codes))
+
+    parts = {"reconstruction": reconstruction, "by_picture": by_picture, "use": use, "umap": umap}
+    return {name: run.measured(name, measure) for name, measure in parts.items()}
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights lie."""
+    return next(network.parameters()).device
 
 
 @torch.no_grad()
@@ -25,7 +73,7 @@ def evaluate_vqvae(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> dic
     test_nmse (over the training data's variance), test_mse ([0, 1] scale), test_psnr (dB, of the mean MSE),
     test_perplexity and test_codes_used (over the whole set, not by batch), test_vq.
     """
-    device = model.quantizer.counts.device
+    device = device_of(model)
     squares, vq, counts = 0.0, 0.0, torch.zeros(model.config.num_codes, dtype=torch.long)
     for batch in pictures.split(batch_size):
         x = model.to_network(batch.to(device))
@@ -46,14 +94,14 @@ def evaluate_vqvae(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> dic
 
 def encode_pictures(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> Tensor:
     """Codes, int32 (N, h, w), of uint8 pictures (N, 3, H, W)."""
-    device = model.quantizer.counts.device
+    device = device_of(model)
     batches = (model.encode(model.to_network(batch.to(device))) for batch in pictures.split(batch_size))
     return torch.cat([codes.to(torch.int32).cpu() for codes in batches])
 
 
 def reconstruct(model: VQVAE, pictures: Tensor) -> Tensor:
     """uint8 pictures (N, 3, H, W) through the codec and back."""
-    device = model.quantizer.counts.device
+    device = device_of(model)
     return model.to_pictures(model.decode(model.encode(model.to_network(pictures.to(device))))).cpu()
 
 
@@ -70,7 +118,7 @@ def squared_error_by_picture(model: VQVAE, pictures: Tensor, batch_size: int = 5
 
 def comparison(run: Run) -> dict[str, float]:
     """NMSE and perplexity of a run's last 100 training batches, as notebooks print them, and of the test set."""
-    history, last = run.history, rows(run.epochs)[-1]
+    history, last = run.history, by_epoch(run)[-1]
     return {
         "nmse": float(history["reconstruction"][-100:].mean()),
         "perplexity": float(history["perplexity"][-100:].mean()),
@@ -79,38 +127,7 @@ def comparison(run: Run) -> dict[str, float]:
     }
 
 
-def rows(table: dict[str, np.ndarray]) -> list[dict[str, float]]:
-    """A table of columns as a list of its rows."""
-    return [dict(zip(table, map(float, row), strict=True)) for row in zip(*table.values(), strict=True)]
-
-
-def provenance(run: Run) -> dict[str, str]:
-    """What a reader must know of a training or of a study (hw2lib.studies.study) to judge or repeat it, as words."""
-    made, asked = run.provenance, run.config
-    changed = ", with uncommitted changes" if made["dirty"] else ""
-    pictures = made.get("data") or asked.get("settings", {}).get("data")
-    seeds = sorted({case["seed"] for case in asked.get("cases", [])}) or [made["seed"]]
-    facts = [f"{len(asked['cases'])} trainings"] if "cases" in asked else []
-    facts += [made["device"], f"{made['processes']} process"] if "processes" in made else [made["device"]]
-    facts += [f"threads: {made['threads']}", f"precision {made.get('precision', '32')}"]
-    resumed = f", resumed {len(made['resumed'])} times" if made.get("resumed") else ""
-    software = [f"Python {made['python']}", *(f"{name} {v}" for name, v in made["versions"].items())]
-    return {
-        "run": run.folder.name,
-        "commit": made["commit"][:12] + changed,
-        "data": _data_in_words(pictures) if pictures else "drawn by the experiment",
-        "seed": ", ".join(map(str, seeds)),
-        "computed": ", ".join(facts),
-        "time": f"{duration(made['seconds'])}{resumed}, until {made['ended'][:16].replace('T', ' ')} UTC",
-        "software": ", ".join(software),
-    }
-
-
-def _data_in_words(pictures: dict) -> str:
-    checksums = [f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"]
-    return ", ".join([f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,}", *checksums])
-
-
-def correlation(one: Tensor, other: Tensor) -> float:
-    """Pearson's r of two series (N,)."""
-    return float(np.corrcoef(one.numpy(), other.numpy())[0, 1])
+def by_epoch(run: Run) -> list[dict[str, float]]:
+    """The rows of run.epochs, one an epoch."""
+    columns = run.epochs
+    return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]

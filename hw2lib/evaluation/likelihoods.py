@@ -1,10 +1,10 @@
-"""A prior over the codes of a trained VQ-VAE: training it and measuring it. Here rooms are wired together.
+"""A prior over the codes of a trained VQ-VAE: what codes cost under it, and what its KL divergences are.
 
-Codes come from the encoder once and are kept beside its network. A tenth of the training pictures is held out: it
-chooses the epoch whose weights are used. The test pictures choose nothing.
+`measure_prior` is the call of a notebook: numbers into the run's metrics.json, once. Costs are in nats per code.
 """
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,16 +13,47 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from hw2lib.data.batches import CodeSets
+from hw2lib.data import CodeSets, Pictures
 from hw2lib.evaluation import metrics
+from hw2lib.evaluation.codec import code_counts, device_of
+from hw2lib.evaluation.judge import Judge
+from hw2lib.evaluation.new_pictures import card_sets, copy_distances, equal_sets, picture_card
 from hw2lib.pixelcnn import GatedPixelCNN
-from hw2lib.training import weights
-from hw2lib.training.progress import duration
-from hw2lib.training.runs import Run, Table
+from hw2lib.training import Run, Table, weights
+from hw2lib.vqvae import VQVAE
 
-# What is known beforehand of a code, in the table of likelihoods.
-UNIFORM, PLACE = "nothing (uniform)", "frequencies at each place"
-SEEN, TOLD = "all codes before it", "all codes before it, and the class"
+
+def measure_prior(
+    run: Run,
+    prior: GatedPixelCNN,
+    codec: VQVAE,
+    sets: CodeSets | None,
+    pictures: Pictures | None,
+    judge: Judge | None,
+    judged_pictures: int,
+    seed: int,
+) -> dict[str, dict]:
+    """What the report says of `prior`, the network of `run`, and of the new pictures that it draws.
+
+    Kept in the run's metrics under the same names; measured anew only for other weights, the last two also for another
+    `judged_pictures` or `seed`. Of a published run nothing is measured, and `sets`, `pictures` and `judge` may be None.
+
+    likelihood  {"rows", "class_named"}, see `likelihoods`
+    identities  {identity: {"kl", "other_side"}}, see `identities`
+    card        see new_pictures.picture_card, of at most `judged_pictures` pictures a set
+    copies      see new_pictures.copy_distances
+    """
+    ask = cache(lambda: equal_sets(pictures, sets, judged_pictures, seed))
+    drawn = cache(lambda: card_sets(codec, prior, sets, ask(), seed))
+    judged = [1, judged_pictures, seed]
+    return {
+        "likelihood": run.measured("likelihood", lambda: likelihoods(prior, sets)),
+        "identities": run.measured("identities", lambda: identities(prior, sets)),
+        "card": run.measured("card", lambda: picture_card(judge, ask(), drawn()), judged),
+        "copies": run.measured(
+            "copies", lambda: copy_distances(codec, sets, ask(), drawn()["new_pictures"], pictures.train), judged
+        ),
+    }
 
 
 # ---- likelihoods
@@ -44,112 +75,70 @@ def without_class(prior: GatedPixelCNN, codes: Tensor) -> ByClass:
     return ByClass(-likely / places, costs.argmin(1))
 
 
-def likelihoods(prior: GatedPixelCNN, sets: CodeSets) -> tuple[dict[str, dict[str, float]], float | None]:
-    """Nats per test code ("nats") and standard error ("error") by what is known beforehand, and the share, if there are
-    classes, of test pictures whose class the prior names right by Bayes' rule."""
-    num_codes, known, right = prior.config.num_codes, torch.cat([sets.train, sets.held_out]), None
-    found = {
-        UNIFORM: torch.full((len(sets.test),), math.log(num_codes), dtype=torch.float64),
-        "frequencies of the codes": metrics.unigram_nll(known, sets.test, num_codes, by_place=False),
-        PLACE: metrics.unigram_nll(known, sets.test, num_codes, by_place=True),
+def likelihoods(prior: GatedPixelCNN, sets: CodeSets) -> dict:
+    """What a test code costs, by what is known beforehand: {"rows": {name: {"nats", "error"}}, "class_named"}.
+
+    uniform    nothing: log K
+    frequency  how frequent each code is in the training and held-out maps; place: how frequent it is at each place
+    seen       all codes before it
+    told       these and the class, if there are classes
+
+    nats is the mean over the test maps, error its standard error. class_named is the share, 0 to 1, of test pictures
+    whose class the prior names right by Bayes' rule, None without classes.
+    """
+    num_codes, known, named = prior.config.num_codes, torch.cat([sets.train, sets.held_out]), None
+    costs = {
+        "frequency": metrics.unigram_nll(known, sets.test, num_codes, by_place=False),
+        "place": metrics.unigram_nll(known, sets.test, num_codes, by_place=True),
     }
     if prior.config.classes:
         unlabelled = without_class(prior, sets.test)
-        found[SEEN] = unlabelled.nll
-        right = float((unlabelled.named == sets.test_labels).double().mean())
-        found[TOLD] = prior.nll(sets.test, sets.test_labels)
+        named = float((unlabelled.named == sets.test_labels).double().mean())
+        costs |= {"seen": unlabelled.nll, "told": prior.nll(sets.test, sets.test_labels)}
     else:
-        found[SEEN] = prior.nll(sets.test)
-    rows = {}
-    for name, costs in found.items():
-        nats, error = metrics.mean_and_error(costs)
-        rows[name] = {"nats": nats, "error": error if name != UNIFORM else 0.0}
-    return rows, right
+        costs["seen"] = prior.nll(sets.test)
+    rows = {"uniform": {"nats": math.log(num_codes), "error": 0.0}}
+    for name, values in costs.items():
+        nats, error = metrics.mean_and_error(values)
+        rows[name] = {"nats": nats, "error": error}
+    return {"rows": rows, "class_named": named}
 
 
-def levels(known: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The rows of `likelihoods` that look at no other code, for a figure."""
-    return {name: row["nats"] for name, row in known.items() if not name.startswith(SEEN)}
+def levels(rows: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The nats of those rows of `likelihoods` that look at no other code, to draw across."""
+    return {name: rows[name]["nats"] for name in ("uniform", "frequency", "place")}
 
 
-def curves_in_words(prior: GatedPixelCNN, run: Run, sets: CodeSets) -> str:
-    """What was trained, and how far its likelihoods of seen and unseen maps are apart."""
-    epochs, made = run.epochs, run.provenance
-    best, last = int(epochs["held_out_nll"].argmin()), len(epochs["epoch"]) - 1
-    gap = epochs["held_out_nll"] - epochs["train_nll"]
-    kept = "the last one chosen" if best == last else f"number {best + 1} chosen"
-    return (
-        f"The prior has {sum(weight.numel() for weight in prior.parameters()):,} weights. Epochs: {last + 1}, each on "
-        f"{len(sets.train):,} maps, {kept} by the {len(sets.held_out):,} held-out maps; they took "
-        f"{duration(made['seconds'])} on {made['device']} (threads: {made['threads']}, precision {made['precision']}). After the kept "
-        f"epoch training maps cost {epochs['train_nll'][best]:.3f} nats a code and held-out ones "
-        f"{epochs['held_out_nll'][best]:.3f}: a difference of {gap[best]:.3f}, after {gap[0]:.3f} at the end of the first "
-        f"epoch. That is the overfitting, and held-out maps "
-        + ("had not begun to cost more." if best == last else "cost more again from there on.")
-    )
+def identities(prior: GatedPixelCNN, sets: CodeSets) -> dict[str, dict[str, float]]:
+    """Four identities: "kl", the divergence by its definition in float64, and "other_side", computed apart; in nats.
 
-
-def likelihoods_in_words(known: dict[str, dict[str, float]], right: float | None, classes: int) -> str:
-    """What the rows of `likelihoods` say."""
-    place, seen = known[PLACE]["nats"], known[SEEN]["nats"]
-    words = (
-        f"Knowing the codes before it makes a code {place - seen:.3f} nats cheaper than the frequencies of its place do, and "
-        f"{known[UNIFORM]['nats'] - seen:.3f} nats cheaper than a uniform guess. "
-    )
-    if right is not None:
-        told = known[TOLD]["nats"]
-        words += (
-            f"The class is worth {seen - told:.4f} nats a code. Where it is not told, each of the {classes} is tried and the "
-            f"likelihoods are averaged; the class that fits best is then the right one for {right:.1%} of the test pictures "
-            f"({1 / classes:.0%} by chance), so the codes say what is in a picture, which the prior was never asked. "
-        )
-    return words + (
-        "These are costs of the codes. They are no likelihood of the pixels: for that the decoder's error would "
-        "have to be paid as well. Another codebook has other codes, so only priors over the same ones compare."
-    )
-
-
-def kl_identities(
-    prior: GatedPixelCNN, codes: Tensor, label: Tensor | None, counts: np.ndarray
-) -> list[tuple[str, float, float]]:
-    """Three identities as (words, KL divergence by its definition in float64, the other side), in nats.
-
-    codes: one map (h, w) and its label, (), or None; counts: uses of each code, (K,), on a whole set.
+    one_code      posterior of a code, which is one-hot, against the uniform prior: log K
+    one_picture   the same of the first test picture with h w codes: h w log K
+    learnt_prior  its posterior against the learnt prior: its negative log-likelihood
+    usage         use of the codes on the test set against the uniform prior: log K - log perplexity
     """
-    num_codes = prior.config.num_codes
+    num_codes, codes, counts = prior.config.num_codes, sets.test[:1], code_counts(sets.test, prior.config.num_codes)
+    label = None if sets.test_labels is None else sets.test_labels[:1]
     one_hot = Categorical(torch.eye(num_codes, dtype=torch.float64)[codes.flatten().long()])
     uniform = Categorical(torch.full((num_codes,), 1 / num_codes, dtype=torch.float64))
-    labels, device = None if label is None else label[None], prior.place.device
-    with torch.no_grad():
-        logits = prior(codes[None].to(device), None if labels is None else labels.to(device))
-    logits = logits[0].flatten(1).T.cpu().double()  # (h w, K)
     usage = Categorical(torch.from_numpy(counts / counts.sum()))
-    places = codes.numel()
-    return [
-        (
-            "posterior against the uniform prior, one code: log K",
-            float(kl_divergence(one_hot, uniform)[0]),
-            math.log(num_codes),
-        ),
-        (
-            f"the same, a picture of {places} codes: {places} log K",
-            float(kl_divergence(one_hot, uniform).sum()),
-            places * math.log(num_codes),
-        ),
-        (
-            "posterior against the learnt prior, a picture: its negative log-likelihood",
-            float(kl_divergence(one_hot, Categorical(logits=logits)).sum()),
-            places * float(prior.nll(codes[None], labels)[0]),
-        ),
-        (
-            "use of the codes on the test set against the uniform prior: log K - log perplexity",
-            float(kl_divergence(usage, uniform)),
+    device, places = device_of(prior), codes.numel()
+    with torch.no_grad():
+        logits = prior(codes.to(device), None if label is None else label.to(device))
+    learnt = Categorical(logits=logits[0].flatten(1).T.cpu().double())  # (h w, K)
+    sides = {
+        "one_code": (kl_divergence(one_hot, uniform)[0], math.log(num_codes)),
+        "one_picture": (kl_divergence(one_hot, uniform).sum(), places * math.log(num_codes)),
+        "learnt_prior": (kl_divergence(one_hot, learnt).sum(), places * float(prior.nll(codes, label)[0])),
+        "usage": (
+            kl_divergence(usage, uniform),
             math.log(num_codes) - math.log(metrics.perplexity(torch.from_numpy(counts))),
         ),
-    ]
+    }
+    return {name: {"kl": float(kl), "other_side": other} for name, (kl, other) in sides.items()}
 
 
-CHOSEN = "published.safetensors"  # in the run's folder: the weights of the epoch that the held-out maps chose
+# ---- after each epoch
 
 
 class PriorExaminer:
@@ -171,5 +160,5 @@ class PriorExaminer:
             scores[f"{name}_nll"] = float(costs.double().mean())
         before = Table(folder / "epochs.csv").read().get("held_out_nll", np.zeros(0))
         if self.prior.fabric.is_global_zero and scores["held_out_nll"] < min(before, default=math.inf):
-            weights.save(self.prior, folder / CHOSEN)
+            weights.save(self.prior, folder / "published.safetensors")
         return scores

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,15 +52,15 @@ def roughness(pictures: Tensor) -> Tensor:
 def simple_codecs(train: Tensor, test: Tensor) -> dict[str, float]:
     """MSE on the [0, 1] scale of codecs that anybody could write, to see a learnt one's number between two ends.
 
-    train, test: uint8 (N, 3, H, W). "mean picture" knows nothing of the picture; "n x n thumbnail" is its area
-    average, enlarged bilinearly, at 24 bits a thumbnail pixel.
+    train, test: uint8 (N, 3, H, W). "mean_picture" knows nothing of the picture; "thumbnail_4" and "thumbnail_8" are
+    its area averages of 4 x 4 and 8 x 8 pixels, enlarged bilinearly, at 24 bits a thumbnail pixel.
     """
     mean = train.float().mean(0, keepdim=True).round().to(torch.uint8)  # (1, 3, H, W)
-    scores = {"mean picture": mean_squared_error(test, mean.expand_as(test))}
+    scores = {"mean_picture": mean_squared_error(test, mean.expand_as(test))}
     for side in (4, 8):
         small = F.adaptive_avg_pool2d(test.float(), side).round()  # (N, 3, side, side)
         large = F.interpolate(small, test.shape[-2:], mode="bilinear", align_corners=False)
-        scores[f"{side} x {side} thumbnail"] = mean_squared_error(test, large.round().to(torch.uint8))
+        scores[f"thumbnail_{side}"] = mean_squared_error(test, large.round().to(torch.uint8))
     return scores
 
 
@@ -81,7 +82,8 @@ def unigram_nll(train: Tensor, test: Tensor, num_codes: int, by_place: bool, smo
             key=lambda power: float(unigram_nll(train[:part], train[part:], num_codes, by_place, power).mean()),
         )
     places = train[0].numel() if by_place else 1
-    where = torch.arange(train[0].numel()) % places * num_codes  # the row of each place in the table of counts
+    # The row of each place in the table of counts.
+    where = torch.arange(train[0].numel()) % places * num_codes
     counts = torch.bincount((train.long().flatten(1) + where).flatten(), minlength=places * num_codes)
     table = counts.view(places, num_codes).double() + smoothing
     table = -(table / table.sum(1, keepdim=True)).log()  # (places, K)
@@ -92,3 +94,8 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     """The mean of values (M,), M > 1, and its standard error: of maps, as codes of one map are not independent."""
     values = values.double()
     return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's r, -1 to 1, of two series (N,)."""
+    return float(np.corrcoef(one.numpy(), other.numpy())[0, 1])

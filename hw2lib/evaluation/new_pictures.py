@@ -1,4 +1,4 @@
-"""The pictures that a prior over codes draws, and how they are judged. Here rooms are wired together."""
+"""The pictures that a prior over codes draws, how they are judged, and whether they are copies."""
 
 import math
 from typing import NamedTuple
@@ -7,20 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hw2lib.data.batches import CodeSets, random_stream
-from hw2lib.data.pictures import Pictures
-from hw2lib.evaluation.judge import Judge, distances, gaps_closed
+from hw2lib.data import CodeSets, Pictures, random_stream
+from hw2lib.evaluation.codec import device_of
+from hw2lib.evaluation.judge import Judge
+from hw2lib.evaluation.scorecards import distance_card
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN
 from hw2lib.vqvae import VQVAE
-
-# Rows of the table of distances: its two ends, what was drawn, and what the codec alone costs.
-UNIFORM, DRAWN, RECONSTRUCTED, REAL = "uniform codes", "new pictures", "reconstructions", "real pictures"
 
 
 @torch.no_grad()
 def decode_pictures(model: VQVAE, codes: Tensor, batch_size: int = 500) -> Tensor:
     """uint8 pictures (N, 3, H, W) of code maps (N, h, w)."""
-    device = model.quantizer.counts.device
+    device = device_of(model)
     return torch.cat([model.to_pictures(model.decode(part.to(device))).cpu() for part in codes.split(batch_size)])
 
 
@@ -38,13 +36,17 @@ def labels_for(prior: GatedPixelCNN, count: int, name: str | None) -> Tensor | N
     return torch.full((count,), names.index(name))
 
 
-def class_rows(model: VQVAE, prior: GatedPixelCNN, each: int, seed: int) -> list[tuple[str, Tensor]]:
-    """A row for each class, (its name, `each` new pictures), all drawn in one batch; without classes four such rows."""
+def class_rows(model: VQVAE, prior: GatedPixelCNN, each: int, seed: int) -> dict[str, Tensor]:
+    """`each` new pictures of each class by its name, uint8 (each, 3, H, W), all drawn in one batch.
+
+    Without classes there are four such rows.
+    """
     classes = prior.config.classes
-    names = prior.config.class_names or [f"class {label}" for label in range(classes)] or ["new"] * 4
+    unnamed = [f"class {label}" for label in range(classes)] or [f"new {number}" for number in range(1, 5)]
+    names = prior.config.class_names or unnamed
     labels = torch.arange(classes).repeat_interleave(each) if classes else None
     maps = prior.sample(len(names) * each, labels, seed=seed)
-    return list(zip(names, decode_pictures(model, maps).split(each), strict=True))
+    return dict(zip(names, decode_pictures(model, maps).split(each), strict=True))
 
 
 def draw_pictures(model: VQVAE, prior: GatedPixelCNN, count: int, seed: int, **options) -> Tensor:
@@ -64,8 +66,8 @@ def unlearnt_maps(sets: CodeSets, num_codes: int, count: int, seed: int) -> dict
     frequencies = torch.bincount(sets.train.flatten(), minlength=num_codes).double()
     drawn = torch.multinomial(frequencies, math.prod(shape), replacement=True, generator=chance)
     return {
-        UNIFORM: torch.randint(num_codes, shape, generator=chance),
-        "codes by frequency": drawn.view(shape),
+        "uniform_codes": torch.randint(num_codes, shape, generator=chance),
+        "codes_by_frequency": drawn.view(shape),
     }
 
 
@@ -85,41 +87,25 @@ def equal_sets(pictures: Pictures, sets: CodeSets, most: int, seed: int) -> Equa
 
 
 def card_sets(model: VQVAE, prior: GatedPixelCNN, sets: CodeSets, ask: EqualSets, seed: int) -> dict[str, Tensor]:
-    """The sets of pictures that `picture_card` sets side by side, from the worst on, each as large as ask.test."""
+    """The sets of pictures that `picture_card` sets side by side, from the worst on, each as large as ask.test.
+
+    uniform_codes and codes_by_frequency, without a prior; new_pictures, and new_pictures_cooler at temperature 0.9;
+    reconstructions of ask.train.
+    """
     count, maps = len(ask.test), unlearnt_maps(sets, model.config.num_codes, len(ask.test), seed)
     return {name: decode_pictures(model, codes) for name, codes in maps.items()} | {
-        DRAWN: draw_pictures(model, prior, count, seed),
-        f"{DRAWN}, T = 0.9": draw_pictures(model, prior, count, seed, temperature=0.9),
-        RECONSTRUCTED: decode_pictures(model, ask.train_codes),
+        "new_pictures": draw_pictures(model, prior, count, seed),
+        "new_pictures_cooler": draw_pictures(model, prior, count, seed, temperature=0.9),
+        "reconstructions": decode_pictures(model, ask.train_codes),
     }
 
 
 def picture_card(judge: Judge, ask: EqualSets, found: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Distances from sets of pictures to ask.test in the judge's features; all uint8 (N, 3, H, W), of equally many.
+    """Distances of the sets of `card_sets` to ask.test, between uniform_codes and real_pictures, which are ask.train.
 
-    "real pictures", which are ask.train, is the floor, "uniform codes" the ceiling. Each row has kd, kd_error and fd, the
-    others also kd_closed, kd_closed_error and fd_closed, see judge.between. Raises ValueError for fewer than 3 pictures.
+    Rows as in scorecards.distance_card.
     """
-    wanted, rows = judge.features(ask.test), {}
-    for name, pictures in {**found, REAL: ask.train}.items():
-        rows[name] = distances(judge.features(pictures), wanted)
-    for name in rows.keys() - {REAL, UNIFORM}:
-        rows[name] |= gaps_closed(rows[name], rows[REAL], rows[UNIFORM])
-    return rows
-
-
-def verdict(card: dict[str, dict[str, float]], judge: str) -> str:
-    """One paragraph on the rows of `picture_card`."""
-    drawn, cold, codec = card[DRAWN], card[f"{DRAWN}, T = 0.9"], card[RECONSTRUCTED]
-    lower = "nearer" if cold["kd"] < drawn["kd"] else "farther"
-    apart = abs(cold["kd"] - drawn["kd"])
-    return (
-        f"No picture that passes this decoder can be expected to come nearer than the reconstructions, which close "
-        f"{codec['kd_closed']:.0%} of the gap between codes without a prior and real pictures, by KD. New pictures close "
-        f"{drawn['kd_closed']:.0%}. At temperature 0.9 they lie {lower} by {apart:.4f} ({cold['kd_closed']:.0%}): a lower "
-        "temperature leaves out rare codes, good ones as well as bad ones. FD grows as the sets get smaller, which is why the "
-        f"floor is not 0; the judge is {judge}, so neither number may stand beside a published FID."
-    )
+    return distance_card(judge, ask.test, found | {"real_pictures": ask.train}, worst="uniform_codes")
 
 
 def nearest(pictures: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +118,8 @@ def nearest(pictures: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     where = torch.zeros(len(pictures), dtype=torch.long)
     for start in range(0, len(among), 5000):
         part = among[start : start + 5000].flatten(1).float() / 255
-        squares = part.square().sum(1) - 2 * queries @ part.T  # but for the query's own square
+        # But for the query's own square.
+        squares = part.square().sum(1) - 2 * queries @ part.T
         least, place = squares.min(1)
         where = torch.where(least < best, place + start, where)
         best = torch.minimum(best, least)
@@ -149,17 +136,13 @@ def neighbours(
     label: int | None,
     seed: int,
     count: int = 10,
-) -> list[tuple[str, Tensor]]:
-    """Rows for a figure: new pictures of one class, and to each the nearest of `train` in pixels and of `alike` by the
-    judge's features, all uint8 (N, 3, H, W)."""
+) -> dict[str, Tensor]:
+    """ "new", pictures of one class, and to each the nearest of `train` "by pixels" and of `alike` "by features" of the
+    judge, all uint8 (N, 3, H, W)."""
     labels = None if label is None else torch.full((count,), label)
     new = decode_pictures(model, prior.sample(count, labels, seed=seed))
     by_features = torch.cdist(judge.features(new), judge.features(alike)).argmin(1)
-    return [
-        ("new", new),
-        ("by pixels", train[nearest(new, train)[0]]),
-        ("by features", alike[by_features]),
-    ]
+    return {"new": new, "by pixels": train[nearest(new, train)[0]], "by features": alike[by_features]}
 
 
 def copy_distances(
@@ -167,24 +150,12 @@ def copy_distances(
 ) -> dict[str, float]:
     """Median distance in pixels to the nearest training picture: of new pictures, of decoded test pictures, which cannot
     be copies, and of decoded training pictures, which are copies. Root mean squares on the scale [0, 1]."""
-    unseen = decode_pictures(model, sets.test[:most])
-    copied = decode_pictures(model, ask.train_codes[:most])
-    parts = {"new pictures": new[:most], "decoded test pictures": unseen, "decoded training pictures": copied}
+    parts = {
+        "new_pictures": new[:most],
+        "decoded_test": decode_pictures(model, sets.test[:most]),
+        "decoded_train": decode_pictures(model, ask.train_codes[:most]),
+    }
     return {name: float(nearest(part, train)[1].median()) for name, part in parts.items()}
-
-
-def copies_in_words(found: dict[str, float]) -> str:
-    new, unseen, copied = found.values()
-    return (
-        f"The median distance of a new picture to the nearest training picture, as a root mean square on the scale [0, 1], is "
-        f"{new:.3f}. For decoded test pictures, which cannot be copies, it is {unseen:.3f}; for decoded training pictures, "
-        f"which are copies, {copied:.3f}. "
-        + (
-            "By this measure new pictures are no nearer to the training pictures than unseen ones are."
-            if new >= unseen
-            else "New pictures lie nearer than unseen ones do: smoother pictures lie nearer to everything, and so do copies."
-        )
-    )
 
 
 class Moment(NamedTuple):
