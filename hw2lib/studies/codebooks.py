@@ -8,24 +8,22 @@ training: which part each loss term teaches (`gradient_facts`).
 commitment and, but for `starts`, the decay count.
 """
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
-from itertools import chain, count, islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hw2lib import Problem, in_one_line
+from hw2lib import Problem, optional
 from hw2lib.data import pictures as data
 from hw2lib.data.batches import Batches, random_stream
 from hw2lib.evaluation.codec import evaluate_vqvae
 from hw2lib.parameters import make
 from hw2lib.quantizers import EMAVectorQuantizer, Quantized, code_perplexity
-from hw2lib.studies.study import Case, study
-from hw2lib.training import devices
+from hw2lib.studies.study import Case, study, train_briefly
 from hw2lib.training.runs import Run
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
@@ -50,17 +48,9 @@ def config_as_others(config: VQVAEConfig, pictures: data.Pictures, seed: int = 0
 
 
 def train(model: VQVAE, pictures: data.Pictures, updates: int) -> dict[str, Tensor]:
-    """Train on the CPU in float32, and leave in eval mode: what `step` returned at each update, (updates,) each."""
-    devices.keep_freed_memory()
-    model.setup(devices.machine("cpu", "32"), updates)
+    """`train_briefly` with the batches of all these studies, and the chance of starts and restarts from the config."""
     batches = Batches(pictures.train, BATCH_SIZE, model.config.seed)
-    stream = islice(chain.from_iterable(batches(epoch) for epoch in count()), updates)
-    model.train()
-    with torch.random.fork_rng(devices=[]):  # of starts and restarts
-        torch.manual_seed(model.config.seed)
-        history = [model.step(batch) for batch in stream]
-    model.eval()
-    return {name: torch.stack([found[name] for found in history]) for name in history[0]}
+    return train_briefly(model, batches, updates, model.config.seed)
 
 
 def scores(model: VQVAE, pictures: data.Pictures, history: dict[str, Tensor]) -> dict[str, float]:
@@ -83,18 +73,21 @@ def encoder_scores(model: VQVAE, pictures: data.Pictures, batch_size: int = 500)
     return {"encoder_rms": math.sqrt(squares / len(test)), "test_commitment": commitment / len(test)}
 
 
-def _study(name: str, cases: list[Case], measure, given: tuple, runs, options: dict, **more) -> Run:
-    """The study of measure(case, *given), where all cases share these options of their config."""
-    pictures, updates, config, *_ = given
+def _study(
+    name: str, cases: list[Case], measure, given: dict, shared: dict, runs, options: dict | None = None, n_jobs: int = 1
+) -> Run:
+    """The study of measure(case, **given), whose cases all have the options `shared` in their config."""
+    pictures, config = given["pictures"], given["config"]
     settings = {
-        "updates": updates,
+        "updates": given["updates"],
         "batch_size": BATCH_SIZE,
         "test_pictures": min(TEST_PICTURES, len(pictures.test)),
         "data": pictures.description,
-        "config": config_as_others(config, pictures, **options).model_dump(mode="json", exclude={"seed"}),
-        **more,
+        "config": config_as_others(config, pictures, **shared).model_dump(mode="json", exclude={"seed"}),
     }
-    return study(name, settings, cases, lambda case: measure(case, *given), runs)
+    if "levels" in given:
+        settings["levels"] = list(given["levels"])
+    return study(name, settings, cases, partial(measure, **given), runs, options, n_jobs)
 
 
 def _with_quantizer(config: VQVAEConfig, quantizer: Callable[[], nn.Module]) -> VQVAE:
@@ -141,7 +134,7 @@ class Without(VQVAE):
         return self
 
 
-def terms(pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT) -> Run:
+def terms(pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, n_jobs=1) -> Run:
     """The study of `measure_terms`: each term removed in turn, for both codebooks. Raises RunError."""
     cases = [
         {"codebook": codebook, "removed": removed, "seed": seed}
@@ -149,7 +142,8 @@ def terms(pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), con
         for codebook in ("gradient", "ema")
         for removed in REMOVED
     ]
-    return _study("codebook-terms", cases, measure_terms, (pictures, updates, config), runs, TERMS_OPTIONS)
+    given = {"pictures": pictures, "updates": updates, "config": config}
+    return _study("codebook-terms", cases, measure_terms, given, TERMS_OPTIONS, runs, n_jobs=n_jobs)
 
 
 def measure_terms(case: Case, pictures: data.Pictures, updates: int, config=DEFAULT) -> dict[str, float]:
@@ -200,10 +194,10 @@ def gradient_facts(seed: int) -> dict[str, float]:
 STARTS_OPTIONS = {"codebook": "ema", "decay": 0.99}  # the decay of the other notebooks
 STARTS: dict[str, dict[str, bool]] = {
     "neither": {"kmeans_init": False, "restart_dead": False},
-    "k-means start": {"kmeans_init": True, "restart_dead": False},
-    "restart of dead codes": {"kmeans_init": False, "restart_dead": True},
+    "kmeans_start": {"kmeans_init": True, "restart_dead": False},
+    "restarts": {"kmeans_init": False, "restart_dead": True},
     "both": {"kmeans_init": True, "restart_dead": True},
-    "averages of noise": {"kmeans_init": False, "restart_dead": False},
+    "noise_averages": {"kmeans_init": False, "restart_dead": False},
 }
 
 
@@ -228,11 +222,11 @@ class NoiseAverages(EMAVectorQuantizer):
         self.codebook.copy_(self.sums / self.counts[:, None])
 
 
-def starts(pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT) -> Run:
+def starts(pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, n_jobs=1) -> Run:
     """The study of `measure_start` over STARTS and seeds. Raises RunError."""
     cases = [{"start": start, "seed": seed} for seed in seeds for start in STARTS]
-    given = (pictures, updates, config)
-    return _study("codebook-starts", cases, measure_start, given, runs, STARTS_OPTIONS, starts=STARTS)
+    given = {"pictures": pictures, "updates": updates, "config": config}
+    return _study("codebook-starts", cases, measure_start, given, STARTS_OPTIONS, runs, {"start": STARTS}, n_jobs)
 
 
 def measure_start(case: Case, pictures: data.Pictures, updates: int, config=DEFAULT) -> dict[str, float]:
@@ -242,7 +236,7 @@ def measure_start(case: Case, pictures: data.Pictures, updates: int, config=DEFA
     """
     asked = config_as_others(config, pictures, case["seed"], **STARTS_OPTIONS, **STARTS[case["start"]])
     sizes = (asked.num_codes, asked.code_dim, asked.commitment, asked.decay)
-    noise = case["start"] == "averages of noise"
+    noise = case["start"] == "noise_averages"
     model = _with_quantizer(asked, lambda: NoiseAverages(*sizes)) if noise else VQVAE(asked)
     history = train(model, pictures, updates)
     early = {
@@ -257,7 +251,7 @@ def measure_start(case: Case, pictures: data.Pictures, updates: int, config=DEFA
 
 LEVELS = (8, 8, 8)  # of FSQ: 512 codes
 # The borrowed ones first, so that a package that is missing is said before anything has been trained.
-QUANTIZERS = ("FSQ", "SimVQ", "EMA", "gradient")
+QUANTIZERS = ("fsq", "simvq", "ema", "gradient")
 
 
 class QuantizerError(Problem):
@@ -287,14 +281,8 @@ def borrow(name: str, config: VQVAEConfig, levels: Sequence[int] = LEVELS) -> Bo
     learns and the loss has one term. The package's linear layers lead from D to these numbers and back. SimVQ (Zhu et al.
     2024, arXiv:2411.02038) learns one matrix that moves all codes, which are frozen noise, by the codebook term.
     """
-    try:
-        package = importlib.import_module("vector_quantize_pytorch")
-    except ImportError as error:
-        reason = in_one_line(error)
-        raise QuantizerError(
-            f"vector-quantize-pytorch cannot be imported ({reason}): pip install hw2lib[eval]"
-        ) from None
-    if name == "FSQ":
+    package = optional("vector_quantize_pytorch", "vector-quantize-pytorch", QuantizerError)
+    if name == "fsq":
         return Borrowed(package.FSQ(list(levels), dim=config.code_dim), config.num_codes)
     layer = package.SimVQ(
         dim=config.code_dim,
@@ -307,7 +295,7 @@ def borrow(name: str, config: VQVAEConfig, levels: Sequence[int] = LEVELS) -> Bo
 
 
 def other_quantizers(
-    pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, levels=LEVELS
+    pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, levels=LEVELS, n_jobs=1
 ) -> Run:
     """The study of `measure_quantizer` over QUANTIZERS and seeds; its metrics name the package's version, too.
 
@@ -315,8 +303,9 @@ def other_quantizers(
     vector-quantize-pytorch.
     """
     cases = [{"quantizer": quantizer, "seed": seed} for seed in seeds for quantizer in QUANTIZERS]
-    given, options = (pictures, updates, config, levels), {"num_codes": math.prod(levels)}
-    run = _study("codebook-quantizers", cases, measure_quantizer, given, runs, options, levels=list(levels))
+    given = {"pictures": pictures, "updates": updates, "config": config, "levels": levels}
+    shared = {"num_codes": math.prod(levels)}
+    run = _study("codebook-quantizers", cases, measure_quantizer, given, shared, runs, n_jobs=n_jobs)
     if "package" not in run.metrics:
         run.add_metrics("package", {"vector-quantize-pytorch": version("vector-quantize-pytorch")})
     return run
@@ -329,7 +318,7 @@ def measure_quantizer(
 
     Encoder and decoder are the same, and so are their first weights.
     """
-    name, ours = case["quantizer"], case["quantizer"] in ("EMA", "gradient")
+    name, ours = case["quantizer"], case["quantizer"] in ("ema", "gradient")
     codebook = {"codebook": "gradient" if name == "gradient" else "ema", "num_codes": math.prod(levels)}
     options = codebook | {"kmeans_init": ours, "restart_dead": ours}
     asked = config_as_others(config, pictures, case["seed"], **options)

@@ -6,8 +6,8 @@ homework's questions. Besides, what needs no training of its own: the gradients 
 (`gradient_by_logit`) and what a translation hides from the eye (`hidden_information`).
 """
 
-from collections.abc import Sequence
-from itertools import chain, count, islice
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -17,13 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, generator_loss
-from hw2lib.data import unpaired
 from hw2lib.data.batches import Pairs
-from hw2lib.data.unpaired import Domains
+from hw2lib.data.unpaired import Domains, toy_domains
 from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, save_strip, translate
-from hw2lib.studies.study import Case, study
+from hw2lib.studies.study import Case, rows, study, train_briefly
 from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig
-from hw2lib.training import devices
 from hw2lib.training.runs import Run
 
 KEPT = 8  # test pictures of each domain, whose translations can be looked at
@@ -72,26 +70,31 @@ class Variant(NamedTuple):
     # At each step, each on a batch of its own: k in algorithm 1 of Goodfellow et al. (2014), arXiv:1406.2661.
     discriminator_steps: int = 1
 
+    @property
+    def beside_config(self) -> dict[str, str | int]:
+        """What differs and is not in the model's config."""
+        return {"model": self.model.__name__, "discriminator_steps": self.discriminator_steps}
+
 
 # At 32 pixels the patch discriminator's map is 2 x 2, and each patch, 70 pixels wide, holds the whole
 # picture: here the two kinds of discriminators differ in borders and weights, not in how much they see.
 ABLATIONS: dict[str, Variant] = {
     "full": Variant(),  # least squares, cycle weight 10, no identity loss, pool of 50, ResNet, patches
-    "no cycle loss": Variant({"cycle_weight": 0.0}),
-    "cycle weight 0.1": Variant({"cycle_weight": 0.1}),
-    "cycle weight 1": Variant({"cycle_weight": 1.0}),
-    "cycle weight 100": Variant({"cycle_weight": 100.0}),
-    "no adversarial loss": Variant(model=WithoutAdversary),
-    "with identity loss": Variant({"identity_weight": 0.5}),
-    "cross entropy": Variant({"objective": "cross_entropy"}),
+    "no_cycle_loss": Variant({"cycle_weight": 0.0}),
+    "cycle_weight_0_1": Variant({"cycle_weight": 0.1}),
+    "cycle_weight_1": Variant({"cycle_weight": 1.0}),
+    "cycle_weight_100": Variant({"cycle_weight": 100.0}),
+    "no_adversarial_loss": Variant(model=WithoutAdversary),
+    "with_identity_loss": Variant({"identity_weight": 0.5}),
+    "cross_entropy": Variant({"objective": "cross_entropy"}),
     "hinge": Variant({"objective": "hinge"}),
-    "no pool": Variant({"pool_size": 0}),
-    "U-Net generator": Variant({"generator": "unet"}),
-    "whole-picture discriminator": Variant({"discriminator": "picture"}),
-    "3 discriminator steps": Variant(discriminator_steps=3),
-    "discriminator every 3rd step": Variant(model=RestingDiscriminators),
-    "siamese in place of the cycle loss": Variant(model=TravelGAN),
-    "siamese without discriminator": Variant({"adversarial": False}, TravelGAN),
+    "no_pool": Variant({"pool_size": 0}),
+    "unet_generator": Variant({"generator": "unet"}),
+    "whole_picture_discriminator": Variant({"discriminator": "picture"}),
+    "three_discriminator_steps": Variant(discriminator_steps=3),
+    "resting_discriminators": Variant(model=RestingDiscriminators),
+    "siamese_for_cycle_loss": Variant(model=TravelGAN),
+    "siamese_without_discriminator": Variant({"adversarial": False}, TravelGAN),
 }
 
 
@@ -107,6 +110,9 @@ class Sizes(NamedTuple):
     learning_rate: float = 5e-4  # not the paper's 2e-4: few steps of small networks
 
 
+DEFAULT = Sizes()
+
+
 def config_of(variant: str, seed: int, sizes: Sizes) -> CycleGANConfig | TravelGANConfig:
     """The config of a variant's model. What is judged are the last weights: no averages are kept."""
     options, model, _ = ABLATIONS[variant]
@@ -118,6 +124,10 @@ def config_of(variant: str, seed: int, sizes: Sizes) -> CycleGANConfig | TravelG
         "seed": seed,
     } | options
     return TravelGANConfig(**shared) if model is TravelGAN else CycleGANConfig(**shared, ema_decay=0.0)
+
+
+def _config_without_seed(variant: str, sizes: Sizes) -> dict:
+    return config_of(variant, 0, sizes).model_dump(mode="json", exclude={"seed"})
 
 
 # ---- what is measured
@@ -172,59 +182,55 @@ def ends(domains: Domains) -> dict[str, dict[str, float]]:
     """The scores of who does nothing and of who knows the true counterparts, to read all others beside."""
     a, b = domains.test_a, domains.test_b
     return {
-        "doing nothing": scores(domains, "ab", a) | scores(domains, "ba", b),
-        "true counterparts": scores(domains, "ab", b) | scores(domains, "ba", a),
+        "doing_nothing": scores(domains, "ab", a) | scores(domains, "ba", b),
+        "true_counterparts": scores(domains, "ab", b) | scores(domains, "ba", a),
     }
 
 
-def train(model: CycleGAN | TravelGAN, batches: Pairs, steps: int, discriminator_steps: int = 1) -> dict[str, float]:
-    """Train on the CPU, in float32; returns means over the last tenth of the steps of what `step` returns."""
-    model.setup(devices.machine("cpu", "32"), steps)
-    stream = chain.from_iterable(batches(epoch) for epoch in count())
-    kept: list[dict[str, Tensor]] = []
-    for step in range(steps):
-        for batch in islice(stream, discriminator_steps - 1):
-            discriminator_step(model, batch)
-        losses = model.step(next(stream))
-        if step >= steps - max(1, steps // 10):
-            kept.append(losses)
-    return {name: float(torch.stack([losses[name] for losses in kept]).mean()) for name in kept[0]}
+def apart(pictures: Tensor) -> float:
+    """Mean absolute difference, 0 to 2, between pictures, uint8 (N, 3, H, W), over all pairs of two."""
+    pairs = torch.combinations(torch.arange(len(pictures)))  # (pairs, 2)
+    return difference(pictures[pairs[:, 0]], pictures[pairs[:, 1]])
 
 
 def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path | None = None) -> dict[str, float]:
     """Train the variant of the case with its seed, and look at its translations of the test pictures.
 
-    Scores of both directions, the cycle errors "cycle_aba" and "cycle_bab" (translation.cycle_error), and the
-    means of `train`. Models from a to b only have neither scores of the other direction nor cycle errors. The
-    translations of the first KEPT test pictures go to the file `keep`, from a to b above those from b to a.
+    Scores of both directions, the cycle errors "cycle_aba" and "cycle_bab" (translations.cycle_error), how far `apart` the
+    translations of the first KEPT test pictures are, and what `step` returns as means over the last tenth of the steps.
+    Models from a to b only have neither scores of the other direction nor cycle errors. The translations that are looked
+    at for likeness go to the file `keep`, from a to b above those from b to a.
     """
     variant, seed = ABLATIONS[case["variant"]], case["seed"]
     model = variant.model(config_of(case["variant"], seed, sizes))
     batches = Pairs(domains.train_a, domains.train_b, sizes.size, seed, sizes.batch_size)
-    with torch.random.fork_rng(devices=[]):  # of the pools
-        torch.manual_seed(seed)
-        losses = train(model, batches, steps, variant.discriminator_steps)
-    model.eval()
-    fake_b = translate(model.g_ab, domains.test_a)
-    found, rows = scores(domains, "ab", fake_b), [fake_b[:KEPT]]
+
+    def train_discriminators(stream: Iterator[tuple[Tensor, Tensor]]) -> None:
+        for batch in islice(stream, variant.discriminator_steps - 1):
+            discriminator_step(model, batch)
+
+    history = train_briefly(model, batches, steps, seed, train_discriminators)
+    fakes = {"ab": translate(model.g_ab, domains.test_a)}
+    found = {}
     if isinstance(model, CycleGAN):
-        fake_a = translate(model.g_ba, domains.test_b)
-        rows.append(fake_a[:KEPT])
-        cycles = cycle_error(model, domains, False, fake_a, fake_b)
-        found |= scores(domains, "ba", fake_a) | {f"cycle_{way}": error for way, error in cycles.items()}
+        fakes["ba"] = translate(model.g_ba, domains.test_b)
+        cycles = cycle_error(model, domains, False, fakes["ba"], fakes["ab"])
+        found = {f"cycle_{way}": error for way, error in cycles.items()}
+    for way, fake in fakes.items():
+        found |= scores(domains, way, fake) | {f"apart_{way}": apart(fake[:KEPT])}
     if keep:
-        save_strip(keep, torch.stack(rows))
-    return found | losses
+        save_strip(keep, torch.stack([fake[:KEPT] for fake in fakes.values()]))
+    return found | {name: float(losses[-max(1, steps // 10) :].mean()) for name, losses in history.items()}
 
 
-def drawn_domains(sizes: Sizes = Sizes()) -> Domains:  # noqa: B008 - never changed
+def drawn_domains(sizes: Sizes = DEFAULT) -> Domains:
     """The pictures of all ablations, see unpaired.toy_domains."""
-    return unpaired.toy_domains(sizes.size, sizes.train, sizes.test)
+    return toy_domains(sizes.size, sizes.train, sizes.test)
 
 
 def kept_translations(folder: Path, variant: str) -> Path:
     """Where the study in a run folder keeps what a variant made of the first test pictures (see `measure`)."""
-    return folder / "translations" / f"{variant.replace(' ', '-')}.webp"
+    return folder / "translations" / f"{variant}.webp"
 
 
 def ablate(
@@ -232,9 +238,10 @@ def ablate(
     steps: int = 1000,
     seeds: Sequence[int] = (0, 1, 2),
     variants: Sequence[str] = tuple(ABLATIONS),
-    sizes: Sizes = Sizes(),  # noqa: B008 - never changed
+    sizes: Sizes = DEFAULT,
+    n_jobs: int = 1,
 ) -> Run:
-    """Every variant with every seed, as a study; its metrics have the numbers of `ends`, too.
+    """Every variant with every seed, as a study; its metrics have the numbers of `ends` and `likeness`, too.
 
     All are trained on the same pictures; the seed is that of the first weights, the order of the pictures and
     the pools. Of the first seed some translations are kept, see `kept_translations`. Raises RunError.
@@ -244,26 +251,40 @@ def ablate(
         "steps": steps,
         "batch_size": sizes.batch_size,
         "data": domains.description,
-        "variants": {
-            name: {
-                "model": ABLATIONS[name].model.__name__,
-                "discriminator_steps": ABLATIONS[name].discriminator_steps,
-                **config_of(name, 0, sizes).model_dump(mode="json", exclude={"seed"}),
-            }
-            for name in variants
-        },
+        "config": _config_without_seed("full", sizes),
     }
+    options = {name: _config_without_seed(name, sizes) | ABLATIONS[name].beside_config for name in variants}
     cases = [{"variant": variant, "seed": seed} for seed in seeds for variant in variants]
-    folder = Run("ablations", {"settings": settings, "cases": cases}, runs).folder
+    folder = Run("ablations", {"settings": settings}, runs).folder
 
     def measured(case: Case) -> dict[str, float]:
         keep = kept_translations(folder, case["variant"]) if case["seed"] == seeds[0] else None
         return measure(case, domains, steps, sizes, keep)
 
-    run = study("ablations", settings, cases, measured, runs)
-    if "ends" not in run.metrics:
-        run.add_metrics("ends", ends(domains))
+    run = study("ablations", settings, cases, measured, runs, {"variant": options}, n_jobs)
+    found = {"ends": ends(domains), "likeness": likeness(rows(run), seeds[0], domains)}
+    for name, numbers in found.items():
+        if numbers and run.metrics.get(name) != numbers:
+            run.add_metrics(name, numbers)
     return run
+
+
+def likeness(measured: list[dict], seed: int, domains: Domains) -> dict[str, float]:
+    """How far `apart` pictures are: what a to b made of KEPT sources with the cycle loss and without, these, and others.
+
+    Sources, and as many of domain b ("target"), are test pictures; "no_cycle_loss_back" is from b to a. Of this seed; {}
+    if it was not measured with and without.
+    """
+    found = {row["variant"]: row for row in measured if row["seed"] == seed and "apart_ab" in row}
+    if not {"full", "no_cycle_loss"} <= found.keys():
+        return {}
+    return {
+        "full": found["full"]["apart_ab"],
+        "no_cycle_loss": found["no_cycle_loss"]["apart_ab"],
+        "no_cycle_loss_back": found["no_cycle_loss"]["apart_ba"],
+        "source": apart(domains.test_a[:KEPT]),
+        "target": apart(domains.test_b[:KEPT]),
+    }
 
 
 # ---- why least squares
@@ -287,6 +308,3 @@ def gradient_by_logit(logits: np.ndarray) -> dict[str, np.ndarray]:
         objective: gradient(lambda outputs, objective=objective: generator_loss(objective, outputs))
         for objective in get_args(Objective)
     }
-
-
-# ---- what translations hide

@@ -8,6 +8,7 @@ discriminator of limited capacity cannot forbid a generator of few modes.
 
 import math
 import statistics
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +57,15 @@ def discriminator_network(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, width), nn.LeakyReLU(0.2), nn.Linear(width, 1))
 
 
-def ring(runs=None, widths=(4, 16, 128, 512), ratios=(0.2, 1.0, 5.0), steps: int = 2000, seeds=(0, 1, 2)) -> Run:
+def ring(
+    runs=None, widths=(4, 16, 128, 512), ratios=(0.2, 1.0, 5.0), steps: int = 2000, seeds=(0, 1, 2), n_jobs=1
+) -> Run:
     """The study of `measure_ring` over widths, discriminator updates per generator update, and seeds."""
     settings = {"steps": steps, "noise": 8, "batch_size": 128, "learning_rate": 1e-3}
     cases = [
         {"width": width, "ratio": float(ratio), "seed": seed} for width in widths for ratio in ratios for seed in seeds
     ]
-    return study("ring", settings, cases, lambda case: measure_ring(case, **settings), runs)
+    return study("ring", settings, cases, partial(measure_ring, **settings), runs, n_jobs=n_jobs)
 
 
 def measure_ring(case: Case, steps: int, noise: int, batch_size: int, learning_rate: float) -> dict[str, float]:

@@ -10,6 +10,7 @@ arXiv:1611.02731, section 2, say what such a decoder leaves to z.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +27,10 @@ ACTIVE = 0.01  # nats of KL; a latent above it counts as used
 EIGENVALUES = (4.0, 2.0, 1.0, 0.5, 0.25)
 
 
-def linear_vae(runs=None, sigma2s=(0.1, 0.3, 0.7, 1.5, 3.0, 5.0), seeds=(0, 1, 2)) -> Run:
+def linear_vae(runs=None, sigma2s=(0.1, 0.3, 0.7, 1.5, 3.0, 5.0), seeds=(0, 1, 2), n_jobs=1) -> Run:
     """The study of `measure_linear` over observation variances and seeds (of axes and first weights)."""
     cases = [{"sigma2": float(sigma2), "seed": seed} for sigma2 in sigma2s for seed in seeds]
-    return study("linear-vae", {"eigenvalues": EIGENVALUES}, cases, measure_linear, runs)
+    return study("linear-vae", {"eigenvalues": EIGENVALUES}, cases, measure_linear, runs, n_jobs=n_jobs)
 
 
 def measure_linear(case: Case) -> dict[str, float]:
@@ -196,11 +197,11 @@ class VAE(nn.Module):
         return F.softplus((1 - 2 * pictures) * self.logits(z, pictures)).sum(1)
 
 
-def decoder_power(runs=None, ks=(0, 1, 2, 4, 8, 63), steps=2000, seeds=(0, 1, 2), pictures=20_000) -> Run:
+def decoder_power(runs=None, ks=(0, 1, 2, 4, 8, 63), steps=2000, seeds=(0, 1, 2), pictures=20_000, n_jobs=1) -> Run:
     """The study of `measure_power` over k and seeds (of pictures, weights and batches)."""
     settings = {"steps": steps, "pictures": pictures, "batch_size": 128, "learning_rate": 2e-3}
     cases = [{"k": k, "seed": seed} for k in ks for seed in seeds]
-    return study("decoder-power", settings, cases, lambda case: measure_power(case, **settings), runs)
+    return study("decoder-power", settings, cases, partial(measure_power, **settings), runs, n_jobs=n_jobs)
 
 
 def measure_power(case: Case, steps: int, pictures: int, batch_size: int, learning_rate: float) -> dict[str, float]:

@@ -1,54 +1,128 @@
-"""A study: one small experiment, measured on several cases, such as variants times seeds.
+"""A study: many small trainings, one for each case, side by side, whose numbers are the results. Measured ones are kept.
 
-It is kept in a run folder (see hw2lib.training.runs), where metrics.json has a row for each case that is done. Asked for again, a
-finished study is read, and one that was killed goes on with the cases that are missing.
+Its numbers are read by `by_case` (summed up over seeds), `values` (each seed's) and the comparisons of entries below.
 """
 
+import json
 import statistics
 import time
 from collections.abc import Callable
+from itertools import chain, count
 
 import torch
+from joblib import Parallel, delayed
+from torch import Tensor
 
-from hw2lib.training import devices
+from hw2lib.training.devices import device_name, keep_freed_memory, machine
 from hw2lib.training.progress import duration
 from hw2lib.training.runs import Run, now, surroundings
 
+# What names a case, such as {"variant": "no_cycle_loss", "seed": 0}; all cases of a study have the same names.
 Case = dict[str, str | int | float]
 
 
-def study(name: str, settings: dict, cases: list[Case], measure: Callable[[Case], dict[str, float]], runs=None) -> Run:
-    """Measure every case that is not measured yet; `rows` of the run gives the numbers.
+def study(
+    name: str,
+    settings: dict,
+    cases: list[Case],
+    measure: Callable[[Case], dict[str, float]],
+    runs=None,
+    options: dict[str, dict] | None = None,
+    n_jobs: int = 1,
+) -> Run:
+    """Measure every case that is not measured yet, `n_jobs` side by side; `rows` of the run gives the numbers.
 
-    A case is named by its values, such as {"variant": "no cycle loss", "seed": 0}, all cases by the same names;
-    `measure(case)` returns its numbers and must depend on the case and on `settings` alone, which with the cases are the
-    identity of the run. Computed on the CPU. Raises RunError, as when another process is measuring the same study.
+    `measure(case)` returns the numbers of a case and must depend on the case, `settings` and `options` alone. Settings
+    are the identity of the run: with more cases it is the same run, and what is finished is kept. `options` say what
+    values of a case stand for, {"variant": {"full": {...}}}; a row whose options changed is measured anew.
+
+    On the CPU, one thread a case, bit for bit the same with any n_jobs; joblib.parallel_config gives other backends than
+    joblib's processes. Raises RunError, as when another process is measuring the same study.
     """
-    run = Run(name, {"settings": settings, "cases": cases}, runs)
-    if "ended" in run.provenance:
+    run = Run(name, {"settings": settings}, runs)
+    options = json.loads(json.dumps(options or {}))
+    known = run.metrics.get("options", {})
+    kept = [row for row in run.metrics.get("rows", []) if not _changed(row, known, options)]
+    missing = [case for case in cases if not any(_is(case, row) for row in kept)]
+    if not missing and "ended" in run.provenance:
         print(f"{name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
         return run
     with run.begin():
-        done = run.metrics.get("rows", [])
-        if not done:
-            machine = {
-                "device": devices.device_name(torch.device("cpu")),
-                "threads": torch.get_num_threads(),
-            }
-            run.note(**surroundings(), **machine, started=now(), seconds=0.0)
-        measured = [{name: row[name] for name in cases[0]} for row in done]
-        missing = [case for case in cases if case not in measured]
-        began = time.monotonic()
-        for count, case in enumerate(missing, 1):
-            start = time.monotonic()
-            done.append(case | measure(case))
-            run.add_metrics("rows", done)
-            run.note(seconds=round(run.provenance["seconds"] + time.monotonic() - start, 1))
-            left = (time.monotonic() - began) / count * (len(missing) - count)
-            words = ", ".join(f"{value}" for value in case.values())
-            print(f"{name} {len(done)}/{len(cases)}: {words}  ({duration(left)} left)", flush=True)
+        _note_start(run, kept)
+        run.add_metrics("varied", list(cases[0]))
+        # Before the options: a kill between the two must leave no row that was measured with others.
+        run.add_metrics("rows", kept)
+        run.add_metrics("options", {key: known.get(key, {}) | options.get(key, {}) for key in known | options})
+        began, before = time.monotonic(), run.provenance["seconds"]
+        parallel = Parallel(n_jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
+        results = parallel(delayed(_measure_alone)(measure, case) for case in missing)
+        for done, row in enumerate(results, 1):
+            kept = _in_order([*kept, row], cases)
+            run.add_metrics("rows", kept)
+            spent = time.monotonic() - began
+            run.note(seconds=round(before + spent, 1))
+            words = ", ".join(str(row[name]) for name in cases[0])
+            left = duration(spent / done * (len(missing) - done))
+            print(f"{name} {len(cases) - len(missing) + done}/{len(cases)}: {words}  ({left} left)", flush=True)
         run.note(ended=now())
     return run
+
+
+def _changed(row: dict, known: dict[str, dict], options: dict[str, dict]) -> bool:
+    """Whether a value of the row stands for something else now than when it was measured."""
+    return any(
+        row[name] in now and known.get(name, {}).get(row[name]) != now[row[name]] for name, now in options.items()
+    )
+
+
+def _is(case: Case, row: dict) -> bool:
+    return all(row[name] == value for name, value in case.items())
+
+
+def _in_order(rows: list[dict], cases: list[Case]) -> list[dict]:
+    """Rows of the cases that are asked for in their order, those of others behind."""
+    places = [next((place for place, case in enumerate(cases) if _is(case, row)), len(cases)) for row in rows]
+    return [row for _, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])]
+
+
+def _measure_alone(measure: Callable[[Case], dict[str, float]], case: Case) -> dict:
+    """The row of a case, on one thread: sums over threads depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return case | measure(case)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _note_start(run: Run, kept: list[dict]) -> None:
+    facts = surroundings()
+    if kept:
+        again = {"rows": len(kept), "at": now(), "commit": facts["commit"]}
+        run.note(resumed=[*run.provenance.get("resumed", []), again])
+    else:
+        run.note(**facts, device=device_name(torch.device("cpu")), threads=1, started=now(), seconds=0.0)
+
+
+def train_briefly(model, batches, steps: int, seed: int, before_step: Callable | None = None) -> dict[str, Tensor]:
+    """Train on the CPU in float32, and leave in eval mode: what `step` returned at each step, (steps,) each.
+
+    `batches(epoch)` deals an epoch; `seed` is that of the chance in steps, which is not torch's own. `before_step(stream)`
+    may take further batches from the stream that the step takes one from.
+    """
+    keep_freed_memory()
+    model.setup(machine("cpu", "32"), steps)
+    stream = chain.from_iterable(batches(epoch) for epoch in count())
+    model.train()
+    history = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _ in range(steps):
+            if before_step:
+                before_step(stream)
+            history.append(model.step(next(stream)))
+    model.eval()
+    return {name: torch.stack([found[name] for found in history]) for name in history[0]}
 
 
 def rows(run: Run) -> list[dict]:
@@ -56,59 +130,60 @@ def rows(run: Run) -> list[dict]:
     return run.metrics["rows"]
 
 
-def by_case(run: Run, without: str = "seed") -> dict[tuple, dict[str, dict[str, float]]]:
-    """Mean, standard deviation, least and greatest of each number over the cases that differ in `without` alone.
+def seeds(run: Run) -> int:
+    """How many seeds each case has been measured with."""
+    return len({row["seed"] for row in rows(run)})
 
-    {("no cycle loss",): {"truth": {"mean": .1, "deviation": .02, "min": .08, "max": .12, "count": 3}}}, in the order
-    of the cases; the keys are the values of the cases but for `without`. The deviation is that of a sample, 0 for one.
+
+def by_case(run: Run) -> dict:
+    """Each number over the seeds of a case: an entry {"mean", "deviation", "min", "max", "count"}.
+
+    Found by the case's values, one inside the other: by_case(terms)["gradient"]["codebook"]["test_nmse"]["mean"]. In the
+    order of the rows. The deviation is that of a sample, 0 for one seed. Numbers that only some seeds have are left out.
     """
-    names = [name for name in run.config["cases"][0] if name != without]
+    names = [name for name in run.metrics["varied"] if name != "seed"]
     groups: dict[tuple, list[dict]] = {}
     for row in rows(run):
         groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    found: dict = {}
+    for (*outer, last), group in groups.items():
+        place = found
+        for value in outer:
+            place = place.setdefault(value, {})
+        scores = [name for name in group[0] if name not in (*names, "seed") and all(name in row for row in group)]
+        place[last] = {name: _entry([row[name] for row in group]) for name in scores}
+    return found
+
+
+def _entry(numbers: list[float]) -> dict[str, float]:
     return {
-        key: {
-            name: {
-                "mean": statistics.fmean(values),
-                "deviation": statistics.stdev(values) if len(values) > 1 else 0.0,
-                "min": min(values),
-                "max": max(values),
-                "count": len(values),
-            }
-            for name in group[0]  # not every case has every number
-            if name not in (*names, without)
-            for values in [[row[name] for row in group]]
-        }
-        for key, group in groups.items()
+        "mean": statistics.fmean(numbers),
+        "deviation": statistics.stdev(numbers) if len(numbers) > 1 else 0.0,
+        "min": min(numbers),
+        "max": max(numbers),
+        "count": len(numbers),
     }
 
 
 def by_value(run: Run) -> dict[str | float, dict[str, dict[str, float]]]:
-    """`by_case` of a study that varies one thing beside the seed, by the values of that thing."""
-    return {value: found for (value,), found in by_case(run).items()}
+    """`by_case` of a study that varies one thing beside the seed: value -> score -> entry."""
+    return by_case(run)
 
 
 def values(run: Run, over: str, score: str, **fixed) -> dict[str | float, list[float]]:
     """Value of `over` -> `score` of each seed, of the cases in which `fixed` holds."""
     found: dict[str | float, list[float]] = {}
     for row in rows(run):
-        if all(row[name] == value for name, value in fixed.items()):
+        if _is(fixed, row):
             found.setdefault(row[over], []).append(row[score])
     return found
 
 
+def above(one: dict[str, float], other: dict[str, float]) -> bool:
+    """Whether of two entries every seed of one is greater than every seed of the other."""
+    return one["min"] > other["max"]
+
+
 def differ(one: dict[str, float], other: dict[str, float]) -> bool:
-    """Whether of two entries of `by_case` all seeds of one lie on the same side of all seeds of the other."""
-    return one["max"] < other["min"] or other["max"] < one["min"]
-
-
-def spread(found: dict[str, float], digits: int = 3) -> str:
-    """'0.123 ± 0.003', mean and standard deviation of an entry of `by_case`; only the number where it is of one run."""
-    mean = f"{found['mean']:.{digits}f}"
-    return mean if found["count"] == 1 else f"{mean} ± {found['deviation']:.{digits}f}"
-
-
-def seeds_in_words(run: Run) -> str:
-    """'3 seeds each' or 'one seed each', of a study whose cases have seeds."""
-    count = len({case["seed"] for case in run.config["cases"]})
-    return "one seed each" if count == 1 else f"{count} seeds each"
+    """Whether of two entries all seeds of one lie on the same side of all seeds of the other."""
+    return above(one, other) or above(other, one)
