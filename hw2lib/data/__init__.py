@@ -1,4 +1,4 @@
-"""Pictures: sets and domains as uint8 tensors, the batches made of them, and where they come from (folders, downloads, drawing).
+"""Sets and domains of pictures, where they come from (downloads, folders, drawn) and the batches made of them.
 
 Imported by all above; imports nothing of ours but `hw2lib.training.progress`, and knows no model.
 Files -> uint8 (N, 3, H, W), in memory or memory-mapped -> batches on the training device.

@@ -1,10 +1,8 @@
-"""Pictures in, batches out: CIFAR-10, drawn toy pictures, or a folder of one's own.
+"""Picture sets: CIFAR-10, drawn toy pictures, or a folder of one's own.
 
-The way of the data: `load` finds the pictures by name (downloading CIFAR-10 if it is not there, reading a
-folder through a cache) and returns them as `Pictures`: two uint8 arrays of shape (N, 3, H, W), a training and
-a test one, with a checksum that says which pictures a run has seen. `Batches` deals the training array out in
-shuffled batches, mirrored at random. They stay uint8 until the training step scales them, since a quarter of
-the bytes is a quarter of the copying.
+`load` finds the pictures by name (downloading CIFAR-10 if it is not there, reading a folder through a cache) and returns
+them as `Pictures`: two uint8 arrays of shape (N, 3, H, W), a training and a test one, with a checksum that says which
+pictures a run has seen.
 """
 
 import hashlib
@@ -16,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hw2lib import ROOT
+from hw2lib import ROOT, did_you_mean
 from hw2lib.data import folders
-from hw2lib.data.download import Archive, DataError, fetch, unpack_tar
+from hw2lib.data.download import Archive, DataError, fetch_folder
 from hw2lib.data.toy import scenes
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -67,12 +65,7 @@ class Pictures:
     @property
     def description(self) -> dict:
         """Name, checksum and numbers, for the identity and the provenance of a run."""
-        return {
-            "name": self.name,
-            "checksum": self.checksum,
-            "train": len(self.train),
-            "test": len(self.test),
-        }
+        return {"name": self.name, "checksum": self.checksum, "train": len(self.train), "test": len(self.test)}
 
     @cached_property
     def variance(self) -> float:
@@ -107,8 +100,9 @@ def load(dataset: str, size: int = 32, root: str | Path | None = None) -> Pictur
             raise DataError(f"cifar10 has no pictures of size {size}: give size {CIFAR10_SIDE}")
         return cifar10(root)
     if not dataset or not Path(dataset).expanduser().is_dir():
-        raise DataError(f'no pictures called "{dataset}": give toy, cifar10 or the path of a folder')
-    return folder(dataset, size, cache=root_folder(root) / ".cache")
+        known = did_you_mean(dataset, ("toy", "cifar10"))
+        raise DataError(f'no pictures called "{dataset}" and no such folder: {known}')
+    return folder(dataset, size, root)
 
 
 def _check_size(size: int) -> None:
@@ -144,15 +138,13 @@ def cifar10(root: str | Path | None = None, download: bool = True) -> Pictures:
     Raises DataError if the folder is missing and may not or cannot be downloaded, or if a file is not the
     published one.
     """
-    root = root_folder(root)
-    where = root / CIFAR10_FOLDER
+    where = root_folder(root) / CIFAR10_FOLDER
     if not where.is_dir():
         if not download:
-            raise DataError(f"no folder {where}: unpack {CIFAR10_ARCHIVE.url} in {root}, or download")
-        archive = fetch(CIFAR10_ARCHIVE, root)
-        unpack_tar(archive, where, CIFAR10_FILES)
-        archive.unlink()
-    for name in CIFAR10_FILES:  # the cheap check of all files comes before the reading of any
+            raise DataError(f"no folder {where}: unpack {CIFAR10_ARCHIVE.url} in {where.parent}, or download")
+        fetch_folder(CIFAR10_ARCHIVE, where, dict.fromkeys(CIFAR10_FILES, 1))
+    # The cheap check of all files comes before the reading of any.
+    for name in CIFAR10_FILES:
         _check_cifar10_length(where / name)
     parts = [_read_cifar10(where / name, sha256) for name, sha256 in CIFAR10_FILES.items()]
     (*train, test), (*train_labels, test_labels) = zip(*parts, strict=True)
@@ -191,36 +183,24 @@ def toy_pictures(size: int, train: int = 4096, test: int = 512) -> Pictures:
 
     They need no download and are the same everywhere. Raises DataError if the size is too small to draw.
     """
-    train_seed, test_seed = TOY_SEEDS
-    try:
-        return _pictures(
-            "toy",
-            _draw(train, size, train_seed),
-            _draw(test, size, test_seed),
-            classes=("horse", "zebra"),
-            train_labels=torch.arange(train).remainder(2).to(torch.uint8),
-            test_labels=torch.arange(test).remainder(2).to(torch.uint8),
-        )
-    except ValueError as error:
-        raise DataError(f"the toy pictures cannot be drawn: {error}") from error
-
-
-def _draw(count: int, size: int, seed: int) -> torch.Tensor:
-    """The horses and then the zebras of one set of scenes, uint8 (count, 3, size, size)."""
-    drawn = scenes((count + 1) // 2, size, seed)
-    return torch.stack([drawn.horses, drawn.zebras], 1).flatten(0, 1)[:count]  # a horse, then its zebra
+    sets, labels = [], []
+    for count, seed in zip((train, test), TOY_SEEDS, strict=True):
+        drawn = scenes((count + 1) // 2, size, seed)
+        sets.append(torch.stack([drawn.horses, drawn.zebras], 1).flatten(0, 1)[:count])
+        labels.append(torch.arange(count).remainder(2).to(torch.uint8))
+    return _pictures("toy", *sets, classes=("horse", "zebra"), train_labels=labels[0], test_labels=labels[1])
 
 
 # ---- a folder of one's own pictures
 
 
-def folder(path: str | Path, size: int, cache: str | Path | None = None) -> Pictures:
+def folder(path: str | Path, size: int, root: str | Path | None = None) -> Pictures:
     """The pictures in the folder `path`, each scaled and cropped to a square: uint8 (N, 3, size, size).
 
     If the folder holds `train` and `test`, those are the two sets; else all pictures below it are taken and
     about every tenth, chosen by its path, is for the test. Hidden files are passed over. The squares are kept
-    in the folder `cache` (by default `.cache` in the root folder), which can be deleted at any time; they are
-    made anew when a file is added, removed or changed. Arrays of more than 1 GiB are mapped from there.
+    in the folder `.cache` of the root folder, which can be deleted at any time; they are made anew when a file
+    is added, removed or changed. Arrays of more than 1 GiB are mapped from there.
 
     Raises DataError if the folder is missing, a set is empty, there are fewer than 2 pictures, a picture
     cannot be read (the message names it), or the size is not a whole number of 8 or more.
@@ -230,9 +210,5 @@ def folder(path: str | Path, size: int, cache: str | Path | None = None) -> Pict
     if not path.is_dir():
         raise DataError(f"no folder {path}: give the path of a folder of pictures")
     train, test = folders.split(path)
-    cache = Path(cache) if cache else root_folder() / ".cache"
-    squares = torch.from_numpy(folders.cached_squares(path, train + test, size, cache))
+    squares = torch.from_numpy(folders.cached_squares(path, train + test, size, root_folder(root) / ".cache"))
     return _pictures(path.resolve().name, squares[: len(train)], squares[len(train) :])
-
-
-# ---- batches

@@ -1,9 +1,9 @@
 """Two domains of pictures without pairs, for CycleGAN: horse2zebra, drawn pictures, or a folder of one's own.
 
-The way of the data: `load` finds the pictures by name and returns them as `Domains`: for each of the domains
-a and b a training and a test array, uint8 (N, 3, H, W). Training pictures are kept larger than they are used,
-by 286/256 as in the CycleGAN paper: the resize is the same at every visit and is done once, while the square
-that is cut out and its mirroring are drawn anew whenever `Pairs` deals a picture out.
+`load` finds the pictures by name and returns them as `Domains`: for each of the domains a and b a training and a test
+array, uint8 (N, 3, H, W). Training pictures are kept larger than they are used, by 286/256 as in the CycleGAN paper: the
+resize is the same at every visit and is done once, while the square that is cut out and its mirroring are drawn anew
+whenever `hw2lib.data.Pairs` deals a picture out.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hw2lib import did_you_mean
 from hw2lib.data import folders
-from hw2lib.data.download import Archive, DataError, fetch, unpack_zip
-from hw2lib.data.pictures import checksum, root_folder
-from hw2lib.data.toy import scenes
+from hw2lib.data.download import Archive, DataError, fetch_folder
+from hw2lib.data.pictures import checksum, draw_toys, root_folder
 
 SPLITS = ("trainA", "trainB", "testA", "testB")
 
@@ -84,7 +84,7 @@ def load(dataset: str, size: int, root: str | Path | None = None) -> Domains:
     """The domains called "toy" or "horse2zebra", or those in the folder `dataset`, for squares of `size`.
 
     `size` is in pixels. A folder of one's own holds the folders trainA, trainB, testA and testB. `root` is
-    where data sets and the cache live, see `data.root_folder`. Raises DataError if there is no such data set,
+    where data sets and the cache live, see `hw2lib.data.root_folder`. Raises DataError if there is no such data set,
     if it cannot be had whole, or if size is not a whole number of 32 or more that 4 divides.
     """
     if not isinstance(size, int) or size < SMALLEST_SIZE or size % 4:
@@ -94,11 +94,9 @@ def load(dataset: str, size: int, root: str | Path | None = None) -> Domains:
     if dataset == HORSE2ZEBRA:
         return horse2zebra(size, root)
     if not dataset or not Path(dataset).expanduser().is_dir():
-        raise DataError(
-            f'no pictures called "{dataset}": '
-            f"give toy, {HORSE2ZEBRA} or the path of a folder that holds {', '.join(SPLITS)}"
-        )
-    return folder(dataset, size, cache=root_folder(root) / ".cache")
+        known = did_you_mean(dataset, ("toy", HORSE2ZEBRA))
+        raise DataError(f'no pictures called "{dataset}" and no such folder of {", ".join(SPLITS)}: {known}')
+    return folder(dataset, size, root)
 
 
 def load_size(size: int) -> int:
@@ -122,12 +120,9 @@ def toy_domains(size: int, train: int = 1024, test: int = 128) -> Domains:
     They need no download and are the same everywhere. Raises DataError if the size is too small to draw.
     """
     seed_a, seed_b, test_seed = TOY_SEEDS
-    try:
-        side = load_size(size)
-        horses, zebras = scenes(train, side, seed_a).horses, scenes(train, side, seed_b).zebras
-        pairs = scenes(test, size, test_seed)
-    except ValueError as error:
-        raise DataError(f"the toy pictures cannot be drawn: {error}") from error
+    side = load_size(size)
+    horses, zebras = draw_toys(train, side, seed_a).horses, draw_toys(train, side, seed_b).zebras
+    pairs = draw_toys(test, size, test_seed)
     more = {"a": "horse", "b": "zebra", "masks": pairs.masks, "aligned": True}
     return _domains("toy", horses, zebras, pairs.horses, pairs.zebras, **more)
 
@@ -146,17 +141,15 @@ def horse2zebra(size: int, root: str | Path | None = None) -> Domains:
 
     Raises DataError if the folder is missing and cannot be downloaded, or if a split is not as published.
     """
-    root = root_folder(root)
-    where = root / HORSE2ZEBRA
+    where = root_folder(root) / HORSE2ZEBRA
     if not where.is_dir():
-        archive = fetch(HORSE2ZEBRA_ARCHIVE, root)
-        counts = {split: count for split, (count, _) in HORSE2ZEBRA_SPLITS.items()}
-        unpack_zip(archive, where, counts, suffix=".jpg")
-        archive.unlink()
+        counts = {f"{split}/*.jpg": count for split, (count, _) in HORSE2ZEBRA_SPLITS.items()}
+        fetch_folder(HORSE2ZEBRA_ARCHIVE, where, counts)
     files = {split: _published_files(where / split) for split in SPLITS}
-    for split in SPLITS:  # only now, as counting all of them is cheap
+    # Only now, as counting all of them is cheap.
+    for split in SPLITS:
         _check_published(where / split, files[split])
-    return _read(where, files, size, root / ".cache", a="horse", b="zebra", zebras=True)
+    return _read(where, files, size, root, a="horse", b="zebra", zebras=True)
 
 
 def _published_files(path: Path) -> list[Path]:
@@ -184,11 +177,11 @@ def _check_published(path: Path, files: list[Path]) -> None:
 # ---- a folder of one's own pictures
 
 
-def folder(path: str | Path, size: int, cache: str | Path | None = None) -> Domains:
+def folder(path: str | Path, size: int, root: str | Path | None = None) -> Domains:
     """The pictures in the folders trainA, trainB, testA and testB of the folder `path`, as squares.
 
     Training pictures become uint8 (N, 3, L, L), test pictures (M, 3, size, size). How pictures are read and
-    cached is told at `data.folder`.
+    cached is told at `hw2lib.data.pictures.folder`.
 
     Raises DataError if a folder is missing or has fewer than 3 pictures, or if a picture cannot be read (the
     message names it).
@@ -201,14 +194,12 @@ def folder(path: str | Path, size: int, cache: str | Path | None = None) -> Doma
     for split, found in files.items():
         if len(found) < FEWEST:
             raise DataError(f"{path / split} has too few pictures, {len(found)}: {FEWEST} or more are needed")
-    return _read(path, files, size, Path(cache) if cache else root_folder() / ".cache")
+    return _read(path, files, size, root)
 
 
-def _read(path: Path, files: dict[str, list[Path]], size: int, cache: Path, **more) -> Domains:
+def _read(path: Path, files: dict[str, list[Path]], size: int, root: str | Path | None, **more) -> Domains:
     """The domains of the files of each split, which are below `path`."""
     sides = {split: load_size(size) if split.startswith("train") else size for split in SPLITS}
+    cache = root_folder(root) / ".cache"
     squares = (folders.cached_squares(path, files[split], sides[split], cache) for split in SPLITS)
     return _domains(path.resolve().name, *map(torch.from_numpy, squares), **more)
-
-
-# ---- batches
