@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hw2lib.data.animal import TAIL, Grid, draw_animal, edge, limb, mix, roll_pose, unit, wave
+from hw2lib.data.download import DataError
 
 SMALLEST_SIZE = 32
 # Bounds memory and fits the cache. Besides, torch splits only larger planes over threads, which costs more
@@ -72,7 +73,7 @@ def scenes(count: int, size: int, seed: int) -> Scenes:
     Scene i depends on (seed, i) alone and is the same scene at every size; horses[i] and zebras[i] are equal
     wherever masks[i] is False.
 
-    Raises ValueError unless count and seed are whole numbers of at least 0 and size is one of at least 32.
+    Raises DataError unless count and seed are whole numbers of at least 0 and size is one of at least 32.
     """
     _require("count", count, 0)
     _require("size", size, SMALLEST_SIZE, " pixels")
@@ -88,7 +89,9 @@ def scenes(count: int, size: int, seed: int) -> Scenes:
 
 def _require(name: str, value: object, least: int, unit: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}{unit}, not {value!r}")
+        raise DataError(
+            f"the toy pictures cannot be drawn: {name} must be a whole number of at least {least}{unit}, not {value!r}"
+        )
 
 
 # ---- dice and noise ------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from torch import Tensor
 from hw2lib import did_you_mean
 from hw2lib.data import folders
 from hw2lib.data.download import Archive, DataError, fetch_folder
-from hw2lib.data.pictures import checksum, draw_toys, root_folder
+from hw2lib.data.pictures import checksum, root_folder
+from hw2lib.data.toy import scenes
 
 SPLITS = ("trainA", "trainB", "testA", "testB")
 
@@ -121,8 +122,8 @@ def toy_domains(size: int, train: int = 1024, test: int = 128) -> Domains:
     """
     seed_a, seed_b, test_seed = TOY_SEEDS
     side = load_size(size)
-    horses, zebras = draw_toys(train, side, seed_a).horses, draw_toys(train, side, seed_b).zebras
-    pairs = draw_toys(test, size, test_seed)
+    horses, zebras = scenes(train, side, seed_a).horses, scenes(train, side, seed_b).zebras
+    pairs = scenes(test, size, test_seed)
     more = {"a": "horse", "b": "zebra", "masks": pairs.masks, "aligned": True}
     return _domains("toy", horses, zebras, pairs.horses, pairs.zebras, **more)
 
