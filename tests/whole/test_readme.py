@@ -1,0 +1,89 @@
+"""The README's commands run as written."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hw2lib import ROOT
+from hw2lib import __main__ as command_line
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
+
+
+def test_commands_exist():
+    """Every make target, preset, notebook and file that the README's commands name exists."""
+    makefile = (ROOT / "Makefile").read_text()
+    assert COMMANDS
+    for command in COMMANDS:
+        words = shlex.split(command, comments=True)
+        if words[0] == "make":
+            targets = [word for word in words[1:] if "=" not in word]
+            assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), command
+        for word in words:
+            if word.startswith(("notebooks/", "benchmarks/", "hw2lib/")):
+                assert (ROOT / word).exists(), command
+
+
+def test_the_map_names_every_room():
+    """Every module and every folder of the package is on the README's map, and what the map names exists."""
+    section = README.partition("## Where to find what")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", section))
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hw2lib").glob("*.py")}
+    there |= {f"{path.parent.relative_to(ROOT).as_posix()}/" for path in (ROOT / "hw2lib").glob("*/__init__.py")}
+    assert there - {"hw2lib/__init__.py"} <= named
+    assert all((ROOT / name).exists() for name in named)
+
+
+def test_set_up_is_what_make_does():
+    """The plain pip line of the README installs what make installs."""
+    (line,) = (command for command in COMMANDS if "pip install" in command)
+    what = line.partition("pip install ")[2]
+    assert what in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.slow
+def test_papermill_line_runs(smoke, tmp_path):
+    """The README's papermill line runs as written, and loads the run that the report has trained."""
+    (line,) = (command for command in COMMANDS if "/papermill " in command)
+    words = [word.replace("out.ipynb", str(tmp_path / "out.ipynb")) for word in shlex.split(line)]
+    words[0] = str(Path(sys.executable).parent / "papermill")
+    environment = os.environ | {"HW2_RUNS": str(smoke.runs)}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "loaded from vqvae-" in (tmp_path / "out.ipynb").read_text()
+
+
+@pytest.mark.slow
+def test_sample_line_draws_horses(tmp_path, monkeypatch):
+    """The README's line for new pictures runs as written, on the published weights, and leaves 64 of them."""
+    (line,) = (command for command in COMMANDS if " sample " in command)
+    monkeypatch.chdir(tmp_path)
+    command_line.run(shlex.split(line)[3:])
+    assert Image.open("horses.png").size == (8 * 33 - 1, 8 * 33 - 1)
+
+
+@pytest.mark.slow
+def test_translate_line_translates(tmp_path, monkeypatch):
+    """The README's line for translating runs as written, on the published weights."""
+    (line,) = (command for command in COMMANDS if " translate " in command)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "figures").symlink_to(ROOT / "figures")
+    command_line.run(shlex.split(line)[3:])
+    (picture,) = (tmp_path / "translated").iterdir()
+    assert min(Image.open(picture).size) == 128
+
+
+@pytest.mark.slow
+def test_python_lines_run(capsys):
+    """The README's Python lines run as written and show the shapes that they say."""
+    source = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    exec(compile(source, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\)  # (.*)", source)
