@@ -42,7 +42,9 @@ FILTERS = {
     "g": "{:g}".format,
     "g3": "{:.3g}".format,
     "duration": duration,
-    "seeds": tables.seeds,
+    "seeds": tables.seeds_in_words,
+    "pace": tables.pace,
+    "size": tables.size,
     "title": tables.title,
 }
 TEMPLATES = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)

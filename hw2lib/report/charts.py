@@ -1,13 +1,21 @@
-"""Figures of the experiments behind the written answers: as hw2lib.report.figures, numbers in, a matplotlib figure out."""
+"""Figures of the experiments behind the written answers: a study or numbers in, a matplotlib figure out."""
+
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hw2lib.report.figures import OTHER, TEST, TRAIN  # its look, too
+from hw2lib.evaluation.translations import load_strip
+from hw2lib.report.figures import OTHER, TEST, TRAIN, labelled_rows, styled
+from hw2lib.report.tables import pace, title
+from hw2lib.studies import cyclegan_parts, posterior_collapse
+from hw2lib.studies.study import by_value, values
+from hw2lib.training import Run
 
-STYLES = (  # told apart in grey print by line style and marker as well
+# Told apart in grey print by line style and marker as well.
+STYLES = (
     (TRAIN, "o-"),
     (TEST, "s--"),
     (OTHER, "^:"),
@@ -18,10 +26,11 @@ STYLES = (  # told apart in grey print by line style and marker as well
 Series = dict[str, dict[float, list[float]]]  # label -> level -> a value for each seed
 
 
+@styled
 def objective_gradients(outputs: np.ndarray, gradients: dict[str, np.ndarray]) -> Figure:
     """How hard each generator's objective pulls at a discriminator's output on a translation.
 
-    outputs (N,), gradients by objective (N,) each: ablations.gradient_by_logit. Drawn are absolute values.
+    outputs (N,), gradients by objective (N,) each: cyclegan_parts.gradient_by_logit. Drawn are absolute values.
     """
     figure, axes = plt.subplots(figsize=(6.0, 2.9), layout="constrained")
     for (name, gradient), (colour, style) in zip(gradients.items(), STYLES, strict=False):
@@ -30,7 +39,7 @@ def objective_gradients(outputs: np.ndarray, gradients: dict[str, np.ndarray]) -
             np.abs(gradient),
             style[1:],
             color=colour,
-            label=name.replace("_", " "),
+            label=title(name),
             marker=style[0],
             markevery=len(outputs) // 8,
             markersize=4,
@@ -46,52 +55,96 @@ def objective_gradients(outputs: np.ndarray, gradients: dict[str, np.ndarray]) -
     return figure
 
 
+@styled
 def by_level(panels: dict[str, Series], xlabel: str) -> Figure:
     """A panel a score: over the levels of what was varied, a dot for each seed and a line through the means.
 
     Levels are spread evenly over the axis, since only their order is meant, and written below it.
     """
     figure, grid = plt.subplots(1, len(panels), figsize=(7.2, 2.6), layout="constrained", squeeze=False, sharex=True)
-    for axes, (title, series) in zip(grid[0], panels.items(), strict=True):
-        levels = sorted({level for values in series.values() for level in values})
-        for (label, values), (colour, style) in zip(series.items(), STYLES, strict=False):
-            at = [levels.index(level) for level in values]
+    for axes, (words, series) in zip(grid[0], panels.items(), strict=True):
+        levels = sorted({level for found in series.values() for level in found})
+        for (label, found), (colour, style) in zip(series.items(), STYLES, strict=False):
+            at = [levels.index(level) for level in found]
             axes.plot(
                 at,
-                [np.mean(found) for found in values.values()],
+                [np.mean(seeds) for seeds in found.values()],
                 style,
                 color=colour,
                 markersize=4,
                 label=label,
             )
-            for place, found in zip(at, values.values(), strict=True):
-                axes.plot([place] * len(found), found, ".", color=colour, alpha=0.5, markersize=4)
-        axes.set(title=title, xlabel=xlabel, xticks=range(len(levels)))
+            for place, seeds in zip(at, found.values(), strict=True):
+                axes.plot([place] * len(seeds), seeds, ".", color=colour, alpha=0.5, markersize=4)
+        axes.set(title=words, xlabel=xlabel, xticks=range(len(levels)))
         axes.set_xticklabels([f"{level:g}" for level in levels])
     if any(label for series in panels.values() for label in series):
         grid[0, -1].legend(fontsize=7)
     return figure
 
 
-def linear_collapse(found: dict[float, list[float]], analytic: dict[float, list[float]]) -> Figure:
-    """KL of each latent of a linear VAE over the noise variance: measured dots on the curves of the formula.
+def cycle_weights(run: Run) -> Figure:
+    """The ablations' scores over the weight of the cycle loss, from horse to zebra."""
+    panels = {"stripes": "stripes_ab", "cycle error": "cycle_aba", "generator's adversarial loss": "g_ab"}
+    weights = {
+        "no_cycle_loss": 0.0,
+        "cycle_weight_0_1": 0.1,
+        "cycle_weight_1": 1.0,
+        "full": 10.0,
+        "cycle_weight_100": 100.0,
+    }
 
-    noise variance -> KL by latent, in falling order; measured, and for many variances from the formula.
-    """
+    def by_weight(score: str) -> dict[float, list[float]]:
+        found = values(run, "variant", score)
+        return {weight: found[name] for name, weight in weights.items()}
+
+    return by_level({words: {"": by_weight(score)} for words, score in panels.items()}, "weight of the cycle loss")
+
+
+def translations(run: Run, variants: Sequence[str]) -> Figure:
+    """What variants of the ablations made of the first test pictures, between these and the true zebras."""
+    domains = cyclegan_parts.drawn_domains()
+    kept = {name: load_strip(cyclegan_parts.kept_translations(run.folder, name), domains.size)[0] for name in variants}
+    count = len(kept[variants[0]])
+    return labelled_rows({"input": domains.test_a[:count], **kept, "truth": domains.test_b[:count]})
+
+
+@styled
+def linear_collapse(run: Run) -> Figure:
+    """KL of each latent of a linear VAE over the noise variance: measured dots on the curves of the formula."""
     figure, axes = plt.subplots(figsize=(6.0, 2.7), layout="constrained")
-    variances = np.array(sorted(analytic))
-    curves = np.array([analytic[variance] for variance in variances])  # (variances, latents)
-    for latent, (colour, style) in zip(range(curves.shape[1]), STYLES, strict=False):
-        axes.plot(variances, curves[:, latent], color=colour, linewidth=1)
-        dots = [values[latent] for values in found.values()]
-        axes.plot(list(found), dots, style[0], color=colour, markersize=5, label=f"latent {latent + 1}")
+    found = by_value(run)
+    variances = np.geomspace(min(found), max(found), 201)
+    curves = np.array([posterior_collapse.analytic_kl(variance) for variance in variances])  # (variances, latents)
+    for latent, (colour, style) in zip(range(1, curves.shape[1] + 1), STYLES, strict=False):
+        axes.plot(variances, curves[:, latent - 1], color=colour, linewidth=1)
+        dots = [entries[f"kl_{latent}"]["mean"] for entries in found.values()]
+        axes.plot(list(found), dots, style[0], color=colour, markersize=5, label=f"latent {latent}")
     axes.set(xscale="log", xlabel=r"noise variance $\sigma^2$ of the decoder", ylabel="KL, nats")
     axes.legend(fontsize=7, title="measured; lines: formula", title_fontsize=7)
     return figure
 
 
+def decoder_power(run: Run) -> Figure:
+    """What a stronger decoder leaves to z, over the k pixels that it sees."""
+    panels = {"KL, nats a picture": "kl", "loss if z is another picture's": "shuffled", "active latents": "active"}
+    return by_level({words: {"": values(run, "k", score)} for words, score in panels.items()}, "k")
+
+
+def ring(run: Run) -> Figure:
+    """Modes, samples near a mode and the generator's loss over the discriminator's width, a line for each pace."""
+    panels = {"modes covered, of 8": "modes", "samples near a mode": "near", "generator's loss": "g_loss"}
+    paces = {ratio: pace(ratio) for ratio in values(run, "ratio", "modes")}
+    found = {
+        words: {label: values(run, "width", score, ratio=ratio) for ratio, label in paces.items()}
+        for words, score in panels.items()
+    }
+    return by_level(found, "width of the discriminator")
+
+
+@styled
 def seen_places(fields: dict[str, Tensor], place: int, height: int, width: int) -> Figure:
-    """Which places of a map reach the logits at one `place`: fields.sees by name, bool (places, places) each."""
+    """Which places of a map reach the logits at one `place`: receptive_fields.sees by name, bool (places, places) each."""
     figure, grid = plt.subplots(1, len(fields), figsize=(2.3 * len(fields), 2.4), layout="constrained", squeeze=False)
     for axes, (name, found) in zip(grid[0], fields.items(), strict=True):
         sheet = np.ones((height, width, 3))
@@ -102,7 +155,7 @@ def seen_places(fields: dict[str, Tensor], place: int, height: int, width: int) 
                 sheet[divmod(other, width)] = colour
         sheet[divmod(place, width)] = 0.1
         axes.imshow(sheet, interpolation="nearest")
-        axes.set_title(name)
+        axes.set_title(title(name))
         axes.set(xticks=np.arange(width) - 0.5, yticks=np.arange(height) - 0.5, xticklabels=[], yticklabels=[])
         axes.tick_params(length=0)
         for other in (~found[place]).nonzero().flatten().tolist():

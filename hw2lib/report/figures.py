@@ -1,46 +1,59 @@
-"""One function a figure: numbers and tensors in, a matplotlib figure out. Nothing is read, written or shown here."""
+"""
+One function a figure: numbers and tensors in, a matplotlib figure out. Nothing is read, written or shown here.
+
+What has a name in the results comes under its identifier; the figure shows its title (hw2lib.report.tables).
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import make_grid
 
-plt.rcParams.update(
-    {
-        "figure.dpi": 100,
-        "font.size": 9,
-        "axes.titlesize": 9.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "legend.frameon": False,
-    }
-)
-TRAIN, TEST, OTHER = (
-    "#3b6fb6",
-    "#d1495b",
-    "#777777",
-)  # told apart in grey print by line style and marker as well
+from hw2lib.report.tables import SHORT_TITLES, title
+
+# The look of all figures. It holds while one is drawn or saved; importing this changes nothing.
+STYLE = {
+    "figure.dpi": 100,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+styled = plt.rc_context(STYLE)
+# Told apart in grey print by line style and marker as well.
+TRAIN, TEST, OTHER = "#3b6fb6", "#d1495b", "#777777"
+# Scores of the test set after each epoch.
+SCORES = {
+    "zebra_ab": "share called zebra, A to B",
+    "kd_ab": "kernel distance, A to B",
+    "kd_ba": "kernel distance, B to A",
+    "truth_ab": "difference to the truth, A to B",
+    "truth_ba": "difference to the truth, B to A",
+    "background_ab": "change of the background, A to B",
+}
 
 
 def picture_sheet(pictures: Tensor, columns: int) -> np.ndarray:
     """uint8 pictures (N, 3, H, W) as one array (rows H, columns W, 3) with one-pixel white lines between."""
-    count, channels, height, width = pictures.shape
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, np.uint8)
-    for position, picture in enumerate(pictures.numpy()):
-        top, left = position // columns * (height + 1), position % columns * (width + 1)
-        sheet[top : top + height, left : left + width] = picture.transpose(1, 2, 0)
-    return sheet
+    white = pictures.new_full((-len(pictures) % columns, *pictures.shape[1:]), 255)
+    sheet = make_grid(torch.cat([pictures, white]), columns, padding=1, pad_value=255)
+    # make_grid puts a line around the sheet, too, but not around a single picture.
+    inner = slice(1, -1) if max(len(pictures), columns) > 1 else slice(None)
+    return sheet[:, inner, inner].permute(1, 2, 0).numpy()
 
 
-def _show_sheet(axes, sheet: np.ndarray, title: str = "") -> None:
+def _show_sheet(axes, sheet: np.ndarray, words: str = "") -> None:
     axes.imshow(sheet, interpolation="nearest")
-    axes.set_title(title)
+    axes.set_title(words)
     axes.axis("off")
 
 
+@styled
 def pictures(batch: Tensor, columns: int = 12) -> Figure:
     """A sheet of uint8 pictures (N, 3, H, W)."""
     sheet = picture_sheet(batch, columns)
@@ -49,6 +62,7 @@ def pictures(batch: Tensor, columns: int = 12) -> Figure:
     return figure
 
 
+@styled
 def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 12) -> Figure:
     """Originals and reconstructions, uint8 (N, 3, H, W) each, in alternating rows: each one stands above its own."""
     rows = [part for pair in zip(originals.split(columns), decoded.split(columns), strict=True) for part in pair]
@@ -64,6 +78,7 @@ def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 12) -> Fi
     return figure
 
 
+@styled
 def picture_as_codes(original: Tensor, codes: Tensor, decoded: Tensor, num_codes: int) -> Figure:
     """One picture, uint8 (3, H, W), its code map (h, w) with the indices written in, and its reconstruction."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(6.4, 2.4))
@@ -87,6 +102,7 @@ def smoothed(values: np.ndarray, span: int) -> np.ndarray:
     return out
 
 
+@styled
 def vqvae_curves(history: dict, epochs: dict, num_codes: int) -> Figure:
     """Reconstruction loss, VQ loss and perplexity over the steps: each step faint, smoothed, and the test set."""
     figure, panels = plt.subplots(1, 3, figsize=(7.2, 2.5), layout="constrained")
@@ -96,27 +112,28 @@ def vqvae_curves(history: dict, epochs: dict, num_codes: int) -> Figure:
         ("perplexity", "test_perplexity", f"perplexity (of {num_codes})", False),
     ]
     span = max(1, len(history["step"]) // 100)
-    for axes, (train, test, title, logarithmic) in zip(panels, curves, strict=True):
+    for axes, (train, test, words, logarithmic) in zip(panels, curves, strict=True):
         axes.plot(history["step"], history[train], color=TRAIN, alpha=0.18, linewidth=0.5)
         axes.plot(history["step"], smoothed(history[train], span), color=TRAIN, label="training batches, smoothed")
         axes.plot(epochs["step"], epochs[test], "o--", color=TEST, markersize=2.2, linewidth=0.8, label="test set")
-        axes.set(title=title, xlabel="update")
+        axes.set(title=words, xlabel="update")
         if logarithmic:
             axes.set_yscale("log")
     panels[2].legend(loc="lower right", fontsize=7)
     return figure
 
 
-def code_use(counts: np.ndarray, by_batch: dict[int, float]) -> Figure:
+@styled
+def code_use(counts: np.ndarray, by_batch: dict[str, float]) -> Figure:
     """Left: share of each code, sorted, against even use; right: mean perplexity by pictures in a batch."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.5), layout="constrained")
-    share = np.sort(counts)[::-1] / counts.sum()
+    share, sizes = np.sort(counts)[::-1] / counts.sum(), list(map(int, by_batch))
     left.bar(np.arange(1, len(share) + 1), share, width=1.0, color=TRAIN)
     left.axhline(1 / len(share), color=TEST, linestyle="--", linewidth=1, label="even use, 1 / K")
     left.set(title="use of the codes on the test set", xlabel="code, by use", ylabel="share")
     left.legend()
-    right.plot(list(by_batch), list(by_batch.values()), "o-", color=TRAIN)
-    for size, value in by_batch.items():
+    right.plot(sizes, list(by_batch.values()), "o-", color=TRAIN)
+    for size, value in zip(sizes, by_batch.values(), strict=True):
         right.annotate(
             f"{value:.0f}", (size, value), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7
         )
@@ -126,10 +143,11 @@ def code_use(counts: np.ndarray, by_batch: dict[int, float]) -> Figure:
     return figure
 
 
+@styled
 def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
     """UMAP of the codebook (first row) and of its controls (a row each), a column for each n_neighbors.
 
-    maps: as experiments.codebook_maps gives; counts (K,): uses of each code on the test set, the area of its dot.
+    maps: as evaluation.codebook_maps gives; counts (K,): uses of each code on the test set, the area of its dot.
     """
     columns = list(maps["codebook"])
     figure, grid = plt.subplots(
@@ -150,18 +168,21 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
     return figure
 
 
-def labelled_rows(rows: list[tuple[str, Tensor]]) -> Figure:
-    """Rows of uint8 pictures (N, 3, H, W), each with its label at the left."""
-    sheets = [picture_sheet(pictures, len(pictures)) for _, pictures in rows]
+@styled
+def labelled_rows(rows: dict[str, Tensor]) -> Figure:
+    """Rows of uint8 pictures (N, 3, H, W) each, by label: an identifier of the results, or words of the caller."""
+    sheets = [picture_sheet(pictures, len(pictures)) for pictures in rows.values()]
     height, width = len(sheets) * sheets[0].shape[0], sheets[0].shape[1]
     figure, grid = plt.subplots(len(rows), 1, figsize=(7.0, 7.0 * height / width + 0.05), squeeze=False)
-    for axes, (label, _), sheet in zip(grid[:, 0], rows, sheets, strict=True):
+    for axes, label, sheet in zip(grid[:, 0], rows, sheets, strict=True):
         _show_sheet(axes, sheet)
-        axes.text(-0.006, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7)
+        words = SHORT_TITLES.get(label) or title(label)
+        axes.text(-0.006, 0.5, words, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7)
     figure.subplots_adjust(hspace=0.03)
     return figure
 
 
+@styled
 def cyclegan_losses(history: dict, objective: str) -> Figure:
     """All losses over the steps, smoothed over 1 % of them, and the discriminators' mean outputs."""
     figure, panels = plt.subplots(2, 2, figsize=(7.2, 5.0), layout="constrained", sharex=True)
@@ -187,14 +208,16 @@ def cyclegan_losses(history: dict, objective: str) -> Figure:
     }
     levels = [None, None, None, None] if balance is None else [balance[0], None, balance[1], balance[2]]
     span = max(1, len(history["step"]) // 100)
-    thin = slice(None, None, max(1, span // 4))  # more points than can be seen would hide dashes and dots
-    for axes, (title, lines), level in zip(panels.flat, curves.items(), levels, strict=True):
+    # More points than can be seen would hide dashes and dots.
+    thin = slice(None, None, max(1, span // 4))
+    for axes, (words, lines), level in zip(panels.flat, curves.items(), levels, strict=True):
         settled = [level] if level is not None else []
         for name, label, colour, style in lines:
             values = smoothed(history[name], span)
             settled += [values[span:].min(), values[span:].max()] if len(values) > span else []
             axes.plot(history["step"][thin], values[thin], style, color=colour, label=label, linewidth=1.2)
-        if settled:  # the first steps would flatten all that follows
+        # The first steps would flatten all that follows.
+        if settled:
             room = 0.08 * (max(settled) - min(settled))
             axes.set_ylim(min(settled) - room, max(settled) + 2 * room)
         if level is not None:
@@ -202,21 +225,22 @@ def cyclegan_losses(history: dict, objective: str) -> Figure:
             axes.annotate(
                 "balance", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
             )
-        axes.set_title(title)
+        axes.set_title(words)
         axes.legend(fontsize=7, loc="best")
     for axes in panels[1]:
         axes.set_xlabel("step")
     return figure
 
 
-def scores_by_epoch(epochs: dict, panels: list[tuple[str, str]], references: dict[str, dict[str, float]]) -> Figure:
+@styled
+def scores_by_epoch(epochs: dict, scores: list[str], references: dict[str, dict[str, float]]) -> Figure:
     """Scores of the test set after each epoch, of the last generators and of their averages.
 
-    panels: (score, title) such as ("zebra_ab", "..."); the columns are "last_<score>" and "average_<score>".
-    references: by score, levels to draw across, by their names.
+    scores: some of SCORES; the columns are "last_<score>" and "average_<score>".
+    references: score -> end -> level to draw across.
     """
-    figure, grid = plt.subplots(1, len(panels), figsize=(7.2, 2.5), layout="constrained", squeeze=False)
-    for axes, (score, title) in zip(grid[0], panels, strict=True):
+    figure, grid = plt.subplots(1, len(scores), figsize=(7.2, 2.5), layout="constrained", squeeze=False)
+    for axes, score in zip(grid[0], scores, strict=True):
         for kind, label, colour, style in (
             ("last", "weights of the epoch", OTHER, "o:"),
             ("average", "averaged", TRAIN, "s-"),
@@ -225,16 +249,19 @@ def scores_by_epoch(epochs: dict, panels: list[tuple[str, str]], references: dic
                 axes.plot(epochs["epoch"], epochs[f"{kind}_{score}"], style, color=colour, label=label, markersize=3)
         for name, level in references.get(score, {}).items():
             axes.axhline(level, color=TEST, linestyle="--", linewidth=0.8)
-            axes.annotate(name, (0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color=TEST)
-        axes.set(title=title, xlabel="epoch")
+            axes.annotate(
+                title(name), (0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color=TEST
+            )
+        axes.set(title=SCORES[score], xlabel="epoch")
     grid[0, -1].legend(fontsize=7, loc="upper right")
     return figure
 
 
+@styled
 def prior_curves(history: dict, epochs: dict, levels: dict[str, float]) -> Figure:
     """Nats per code over the updates: training batches (with dropout) smoothed, three sets after each epoch.
 
-    levels: nats to draw across, by their names. A ring marks the epoch that the held-out maps chose.
+    levels: what is known of a code -> nats to draw across. A ring marks the epoch that the held-out maps chose.
     """
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     span = max(1, len(history["step"]) // 100)
@@ -251,7 +278,7 @@ def prior_curves(history: dict, epochs: dict, levels: dict[str, float]) -> Figur
     axes.plot(epochs["step"][best], epochs["held_out_nll"][best], "o", color="black", fillstyle="none", markersize=9)
     for name, level in levels.items():
         axes.axhline(level, color=OTHER, linewidth=0.8, zorder=0)
-        axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+        axes.annotate(title(name), (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
     axes.set(xlabel="update", ylabel="nats per code")
     shown = [*curve[span:], *levels.values(), *epochs["train_nll"]]
     room = 0.06 * (max(shown) - min(shown))
@@ -260,6 +287,7 @@ def prior_curves(history: dict, epochs: dict, levels: dict[str, float]) -> Figur
     return figure
 
 
+@styled
 def filling(moments: list[tuple[int, Tensor, Tensor]], num_codes: int) -> Figure:
     """A map being drawn: (codes drawn, map (h, w) with -1 where none is, picture uint8 (3, H, W)), a column each."""
     size = (7.0, 14.6 / len(moments) + 0.25)

@@ -19,7 +19,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from hw2lib import ROOT
-from hw2lib.report import tables
+from hw2lib.report import figures, tables
 from hw2lib.report.answers import render
 from hw2lib.training.runs import Run
 
@@ -107,7 +107,9 @@ def _png(fig: Figure) -> bytes:
     """The figure as a PNG file. Without the Software tag the same figure gives the same file, so git shows real changes
     only."""
     picture = io.BytesIO()
-    fig.savefig(picture, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
+    # Ticks are made when a figure is saved, and look as the settings are then.
+    with pyplot.rc_context(figures.STYLE):
+        fig.savefig(picture, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(fig)
     return picture.getvalue()
 

@@ -4,7 +4,7 @@ Every table of the report: numbers in, rows out, a list of dicts of column -> ce
     of a study (a run)       scores(run, variants)  balances(run)  terms(run)  starts(run)  quantizers(run)  provenance(run)
     of metrics (dicts)       card(rows)  beside(found)  hidden(found)  gradients(facts)  likelihoods(rows, places)
                              identities(found, places)  codecs(reconstruction)  comparison(found)  fids(found)
-    in words                 title(identifier)  plus_minus(entry, digits)  size(entry)  seeds(run)
+    in words                 title(identifier)  plus_minus(entry, digits)  size(entry)  pace(ratio)  seeds_in_words(run)
 
 Results are kept under identifiers; what a reader sees instead is in TITLES.
 """
@@ -12,7 +12,7 @@ Results are kept under identifiers; what a reader sees instead is in TITLES.
 import math
 from collections.abc import Sequence
 
-from hw2lib.studies.study import by_case, by_value
+from hw2lib.studies.study import by_case, by_value, seeds
 from hw2lib.training.progress import duration
 from hw2lib.training.runs import Run
 
@@ -52,6 +52,17 @@ TITLES = {
     "new_pictures_cooler": "new pictures, T = 0.9",
     "thumbnail_4": "4 x 4 thumbnail",
     "thumbnail_8": "8 x 8 thumbnail",
+}
+# Beside a row of pictures there is less room.
+SHORT_TITLES = {
+    "without": "without",
+    "with_identity": "with",
+    "no_adversarial_loss": "no adversary",
+    "with_identity_loss": "+ identity",
+    "unet_generator": "U-Net",
+    "whole_picture_discriminator": "whole picture",
+    "siamese_for_cycle_loss": "siamese + D",
+    "siamese_without_discriminator": "siamese, no D",
 }
 # Scores of translators that the table of two runs has, and their titles there.
 COMPARED = {
@@ -97,9 +108,14 @@ def size(entry: Entry) -> str:
     return f"{entry['min']:.3g} to {entry['max']:.3g}"
 
 
-def seeds(run: Run) -> str:
+def pace(ratio: float) -> str:
+    """'1 update of D in 5 steps' for 0.2, '1 a step' and '5 a step' for 1 and 5: updates of D an update of G."""
+    return f"1 update of D in {1 / ratio:g} steps" if ratio < 1 else f"{ratio:g} a step"
+
+
+def seeds_in_words(run: Run) -> str:
     """'3 seeds each' or 'one seed each', of a study."""
-    count = len({row["seed"] for row in run.metrics["rows"]})
+    count = seeds(run)
     return "one seed each" if count == 1 else f"{count} seeds each"
 
 
