@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, generator_loss
 from hw2lib.data.batches import Pairs
 from hw2lib.data.unpaired import Domains, toy_domains
-from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, save_strip, translate
-from hw2lib.studies.study import Case, rows, study, train_briefly
+from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, load_strip, save_strip, translate
+from hw2lib.studies.findings import WEIGHTS
+from hw2lib.studies.study import Case, rows, study, train_briefly, values
 from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig
 from hw2lib.training.runs import Run
 
@@ -69,11 +70,6 @@ class Variant(NamedTuple):
     model: type[CycleGAN] | type[TravelGAN] = CycleGAN  # or what takes its place
     # At each step, each on a batch of its own: k in algorithm 1 of Goodfellow et al. (2014), arXiv:1406.2661.
     discriminator_steps: int = 1
-
-    @property
-    def beside_config(self) -> dict[str, str | int]:
-        """What differs and is not in the model's config."""
-        return {"model": self.model.__name__, "discriminator_steps": self.discriminator_steps}
 
 
 # At 32 pixels the patch discriminator's map is 2 x 2, and each patch, 70 pixels wide, holds the whole
@@ -126,8 +122,11 @@ def config_of(variant: str, seed: int, sizes: Sizes) -> CycleGANConfig | TravelG
     return TravelGANConfig(**shared) if model is TravelGAN else CycleGANConfig(**shared, ema_decay=0.0)
 
 
-def _config_without_seed(variant: str, sizes: Sizes) -> dict:
-    return config_of(variant, 0, sizes).model_dump(mode="json", exclude={"seed"})
+def described(variant: str, sizes: Sizes) -> dict:
+    """All that a variant stands for, in JSON's types."""
+    its = ABLATIONS[variant]
+    config = config_of(variant, 0, sizes).model_dump(mode="json", exclude={"seed"})
+    return config | {"model": its.model.__name__, "discriminator_steps": its.discriminator_steps}
 
 
 # ---- what is measured
@@ -233,6 +232,17 @@ def kept_translations(folder: Path, variant: str) -> Path:
     return folder / "translations" / f"{variant}.webp"
 
 
+def kept_rows(run: Run, domains: Domains, variants: Sequence[str], way: str = "ab") -> dict[str, Tensor]:
+    """What variants made of KEPT test pictures, between these, "input", and their true counterparts, "truth".
+
+    uint8 (KEPT, 3, H, W) each, first seed, from a to b or, with `way` "ba", back.
+    """
+    source, target = (domains.test_a, domains.test_b) if way == "ab" else (domains.test_b, domains.test_a)
+    strips = [load_strip(kept_translations(run.folder, name), domains.size) for name in variants]
+    kept = {name: strip[0 if way == "ab" else 1] for name, strip in zip(variants, strips, strict=True)}
+    return {"input": source[:KEPT], **kept, "truth": target[:KEPT]}
+
+
 def ablate(
     runs=None,
     steps: int = 1000,
@@ -249,11 +259,10 @@ def ablate(
     domains = drawn_domains(sizes)
     settings = {
         "steps": steps,
-        "batch_size": sizes.batch_size,
+        "sizes": sizes._asdict(),
         "data": domains.description,
-        "config": _config_without_seed("full", sizes),
     }
-    options = {name: _config_without_seed(name, sizes) | ABLATIONS[name].beside_config for name in variants}
+    options = {name: described(name, sizes) for name in variants}
     cases = [{"variant": variant, "seed": seed} for seed in seeds for variant in variants]
     folder = Run("ablations", {"settings": settings}, runs).folder
 
@@ -287,6 +296,15 @@ def likeness(measured: list[dict], seed: int, domains: Domains) -> dict[str, flo
     }
 
 
+def weight_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
+    """Three scores over the weight of the cycle loss: panel -> "" -> weight -> a value for each seed."""
+    panels = {"stripes": "stripes_ab", "cycle error": "cycle_aba", "generator's adversarial loss": "g_ab"}
+    return {
+        title: {"": {weight: values(run, "variant", score)[name] for weight, name in WEIGHTS.items()}}
+        for title, score in panels.items()
+    }
+
+
 # ---- why least squares
 
 
@@ -308,3 +326,8 @@ def gradient_by_logit(logits: np.ndarray) -> dict[str, np.ndarray]:
         objective: gradient(lambda outputs, objective=objective: generator_loss(objective, outputs))
         for objective in get_args(Objective)
     }
+
+
+def discriminator_outputs() -> np.ndarray:
+    """Outputs at which objectives are compared, float64 (161,), from -4 to 4."""
+    return torch.linspace(-4, 4, 161, dtype=torch.float64).numpy()
