@@ -10,7 +10,7 @@ Pictures inside the networks are float in [-1, 1].
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal
@@ -21,22 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from hw2lib.networks import PatchDiscriminator, PictureDiscriminator, ResnetGenerator, UnetGenerator
-from hw2lib.optim import average_gradients
+from hw2lib.optim import adam, average_gradients, linear_decay, with_rate
 from hw2lib.training import weights
 
-__all__ = [
-    "CycleGAN",
-    "CycleGANConfig",
-    "ImagePool",
-    "PatchDiscriminator",
-    "PictureDiscriminator",
-    "ResnetGenerator",
-    "UnetGenerator",
-    "discriminator_loss",
-    "generator_loss",
-]
-
 Objective = Literal["least_squares", "cross_entropy", "hinge"]
+Network = Callable[[Tensor], Tensor]
 
 
 class CycleGANConfig(BaseModel):
@@ -66,6 +55,40 @@ class CycleGANConfig(BaseModel):
         except (TypeError, ValueError):
             return values  # pydantic will say what is wrong with them
         return values | {"blocks": blocks or (9 if size >= 256 else 6)}
+
+
+# ---- the equation
+
+
+def translation_losses(
+    config: CycleGANConfig, real: Tensor, target: Tensor, there: Network, back: Network, discriminator: Network
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Equation 3 in one direction: the translations, the terms before weighting, and what both generators minimise.
+
+    real: pictures of the source domain; target: of the other one, which `discriminator` knows and only the identity loss
+    of section 5.2 looks at; (B, 3, H, W) each, in [-1, 1]. A further term takes a line here.
+    """
+    fake = there(real)
+    cycled, output = back(fake), discriminator(fake)
+    losses = {
+        "adversarial": generator_loss(config.objective, output.float()),
+        "cycle": F.l1_loss(cycled.float(), real),
+    }
+    total = losses["adversarial"] + config.cycle_weight * losses["cycle"]
+    if config.identity_weight:
+        losses["identity"] = F.l1_loss(there(target).float(), target)
+        total = total + config.cycle_weight * config.identity_weight * losses["identity"]
+    return fake, losses, total
+
+
+def discrimination_losses(
+    config: CycleGANConfig, real: Tensor, fake: Tensor, discriminator: Network
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What a discriminator minimises on real pictures and on translations, (B, 3, H, W) each, and its mean outputs."""
+    # One pass for both: instance norm keeps pictures apart.
+    on_real, on_fake = discriminator(torch.cat([real, fake])).float().chunk(2)
+    loss = discriminator_loss(config.objective, on_real, on_fake)
+    return {"loss": loss, "real": on_real.mean(), "fake": on_fake.mean()}, loss
 
 
 def generator_loss(objective: Objective, fake: Tensor) -> Tensor:
@@ -130,29 +153,21 @@ class ImagePool(nn.Module):
         self.pictures = list(state.unbind())
 
 
-class CycleGAN(nn.Module):
-    """Two generators, two discriminators and the training step. Its first weights depend on the config alone.
+class Translator(nn.Module):
+    """What CycleGAN and its relatives share: pictures in and out, networks of the config, and how these are updated.
 
-    `translate` is the use; `step` is one update of equation 3, with the least squares of section 4 by default.
+    A relative has a `config`, `learnt` and `step`; `_discrimination` takes its discriminators d_a and d_b.
     """
 
-    optional_weights = (
-        "d_a.",
-        "d_b.",
-        "pool_a.",
-        "pool_b.",
-    )  # a weights file may lack what only training needs
+    @staticmethod
+    def to_network(pictures: Tensor) -> Tensor:
+        """uint8 pictures (B, 3, H, W) as the networks take them: float in [-1, 1]."""
+        return pictures.float().div_(127.5).sub_(1)
 
-    def __init__(self, config: CycleGANConfig):
-        super().__init__()
-        self.config = config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.g_ab, self.g_ba = (self._generator() for _ in range(2))
-            self.d_a, self.d_b = (self._discriminator() for _ in range(2))
-        self.pool_a, self.pool_b = ImagePool(config.pool_size), ImagePool(config.pool_size)
-        if config.ema_decay:
-            self.average_ab, self.average_ba = (copy.deepcopy(g).requires_grad_(False) for g in (self.g_ab, self.g_ba))
+    @staticmethod
+    def to_pictures(x: Tensor) -> Tensor:
+        """Network output (B, 3, H, W) as uint8 pictures, rounded and clamped."""
+        return x.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
     def _generator(self) -> nn.Module:
         size, channels = self.config.size, self.config.base_channels
@@ -165,116 +180,23 @@ class CycleGAN(nn.Module):
             return PatchDiscriminator(self.config.base_channels)
         return PictureDiscriminator(self.config.base_channels, self.config.size)
 
-    @classmethod
-    def load(cls, path) -> "CycleGAN":
-        """The generators of a weights file, in eval mode. Raises hw2lib.training.weights.WeightsError."""
-        return weights.load(path, cls, CycleGANConfig)
-
-    @staticmethod
-    def to_network(pictures: Tensor) -> Tensor:
-        """uint8 pictures (B, 3, H, W) as the networks take them: float in [-1, 1]."""
-        return pictures.float().div_(127.5).sub_(1)
-
-    @staticmethod
-    def to_pictures(x: Tensor) -> Tensor:
-        """Network output (B, 3, H, W) as uint8 pictures, rounded and clamped."""
-        return x.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-    def generators(self, averaged: bool) -> tuple[nn.Module, nn.Module]:
-        """(g_ab, g_ba), or their averages over the training. Raises ValueError if there are none."""
-        if averaged and not self.config.ema_decay:
-            raise ValueError("this CycleGAN has no averaged generators: it was trained with ema_decay 0")
-        return (self.average_ab, self.average_ba) if averaged else (self.g_ab, self.g_ba)
-
-    # ---- training
+    def learnt(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters of each optimiser, by its name."""
+        raise NotImplementedError
 
     def setup(self, fabric, total_steps: int) -> None:
         """Move to fabric's device and make the optimisers and schedules; call once, before the first step."""
         self.fabric = fabric
         self.to(fabric.device, memory_format=torch.channels_last)
-        self.parameters_of = {
-            "generators": [*self.g_ab.parameters(), *self.g_ba.parameters()],
-            "discriminators": [*self.d_a.parameters(), *self.d_b.parameters()],
-        }
-        fused = fabric.device.type in ("cpu", "cuda")
-        self.optimizers = {
-            name: torch.optim.Adam(its, lr=self.config.learning_rate, betas=(0.5, 0.999), fused=fused)
-            for name, its in self.parameters_of.items()
-        }
-        constant = round(total_steps * (1 - self.config.decay_share))
+        self.parameters_of = self.learnt()
+        options = {"lr": self.config.learning_rate, "betas": (0.5, 0.999)}
+        self.optimizers = {name: adam(its, fabric.device, **options) for name, its in self.parameters_of.items()}
+        rate = linear_decay(total_steps, self.config.decay_share)
+        self.schedules = {name: with_rate(optimizer, rate) for name, optimizer in self.optimizers.items()}
 
-        def rate(step: int) -> float:  # above 0 at the last step, total_steps - 1, and 0 only after it
-            return min(1.0, (total_steps - step) / max(1, total_steps - constant))
-
-        self.schedules = {
-            name: torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for name, optimizer in self.optimizers.items()
-        }
-        # The two directions have no value in common, only weights. On a CPU each one gets half of the threads: small
-        # operations keep one thread busy, not many. (Measured: 1.5 times as fast on two cores.)
-        self.both = map
-        if fabric.device.type == "cpu" and torch.get_num_threads() > 1:
-            half = torch.get_num_threads() // 2
-            self.both = ThreadPoolExecutor(2, initializer=lambda: torch.set_num_threads(half)).map
-
-    def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """One update of the generators, then one of the discriminators, on uint8 (real_a, real_b), (B, 3, H, W) each.
-
-        Returns, detached: the terms as they are before weighting, g_ab, g_ba (adversarial), cycle_a, cycle_b and, if
-        on, identity_a, identity_b (mean absolute error, 0 to 2); the halved losses d_a, d_b; and the discriminators'
-        mean outputs on real pictures and on translations, d_a_real, d_a_fake, d_b_real, d_b_fake.
-        """
-        real_a, real_b = (self.to_network(part).contiguous(memory_format=torch.channels_last) for part in batch)
-        # Frozen: the gradient has to pass through the discriminators, not to arrive in them.
-        for parameter in self.parameters_of["discriminators"]:
-            parameter.requires_grad_(False)
-        (fake_b, losses_ab, grads_ab), (fake_a, losses_ba, grads_ba) = self.both(
-            self._translation, "ab", (real_a, real_b), (real_b, real_a)
-        )
-        self._update("generators", torch._foreach_add(grads_ab, grads_ba))
-        self._average()
-
-        for parameter in self.parameters_of["discriminators"]:
-            parameter.requires_grad_(True)
-        fake_a, fake_b = self.pool_a(fake_a), self.pool_b(fake_b)
-        (losses_a, grads_a), (losses_b, grads_b) = self.both(
-            self._discrimination, "ab", (real_a, real_b), (fake_a, fake_b)
-        )
-        self._update("discriminators", grads_a + grads_b)
-        return losses_ab | losses_ba | losses_a | losses_b
-
-    def _translation(
-        self, source: str, real: Tensor, target: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
-        """From domain `source` ("a" or "b") to the other and back: translations, losses, gradients of both generators.
-
-        real: pictures of the source domain, target: of the other, which only the identity loss looks at.
-        """
-        there, back, judge = (self.g_ab, self.g_ba, self.d_b) if source == "a" else (self.g_ba, self.g_ab, self.d_a)
-        other = "b" if source == "a" else "a"
-        weight, identity_weight = self.config.cycle_weight, self.config.identity_weight
-        with self.autocast():
-            fake = there(real)
-            cycled, judged = back(fake), judge(fake)
-            same = there(target) if identity_weight else None
-        adversarial = generator_loss(self.config.objective, judged.float())
-        cycle = F.l1_loss(cycled.float(), real)
-        losses = {f"g_{source}{other}": adversarial, f"cycle_{source}": cycle}
-        total = adversarial + weight * cycle
-        if identity_weight:
-            losses[f"identity_{other}"] = F.l1_loss(same.float(), target)
-            total = total + weight * identity_weight * losses[f"identity_{other}"]
-        grads = torch.autograd.grad(total, self.parameters_of["generators"])
-        return fake.detach().float(), {name: loss.detach() for name, loss in losses.items()}, grads
-
-    def _discrimination(self, domain: str, real: Tensor, fake: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        """Losses and gradients of the discriminator of `domain`, on real pictures and on translations into it."""
-        discriminator = self.d_a if domain == "a" else self.d_b
-        with self.autocast():  # one pass for both: instance norm keeps pictures apart
-            on_real, on_fake = discriminator(torch.cat([real, fake])).float().chunk(2)
-        loss = discriminator_loss(self.config.objective, on_real, on_fake)
-        grads = torch.autograd.grad(loss, list(discriminator.parameters()))
-        losses = {f"d_{domain}": loss, f"d_{domain}_real": on_real.mean(), f"d_{domain}_fake": on_fake.mean()}
-        return {name: value.detach() for name, value in losses.items()}, grads
+    def _prepared(self, batch: Sequence[Tensor]) -> Iterator[Tensor]:
+        """uint8 pictures of both domains as the networks take them, in the layout in which these are fast."""
+        return (self.to_network(part).contiguous(memory_format=torch.channels_last) for part in batch)
 
     @contextmanager
     def autocast(self):
@@ -287,12 +209,116 @@ class CycleGAN(nn.Module):
             finally:
                 torch.set_autocast_cache_enabled(before)
 
+    def _discrimination(self, domain: str, real: Tensor, fake: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """Losses and gradients of the discriminator of `domain`, on real pictures and on translations into it."""
+        discriminator = self.d_a if domain == "a" else self.d_b
+        with self.autocast():
+            losses, total = discrimination_losses(self.config, real, fake, discriminator)
+        grads = torch.autograd.grad(total, list(discriminator.parameters()))
+        names = {"loss": f"d_{domain}", "real": f"d_{domain}_real", "fake": f"d_{domain}_fake"}
+        return {names[name]: loss.detach() for name, loss in losses.items()}, grads
+
     def _update(self, name: str, grads: Sequence[Tensor]) -> None:
+        """One step of an optimiser and its schedule."""
         for parameter, grad in zip(self.parameters_of[name], grads, strict=True):
             parameter.grad = grad
         average_gradients(self.fabric, self.parameters_of[name])
         self.optimizers[name].step()
         self.schedules[name].step()
+
+
+class CycleGAN(Translator):
+    """Two generators, two discriminators and the training step. Its first weights depend on the config alone.
+
+    `step` is one update of equation 3, with the least squares of section 4 by default.
+    """
+
+    # A weights file may lack what only training needs.
+    optional_weights = ("d_a.", "d_b.", "pool_a.", "pool_b.")
+
+    def __init__(self, config: CycleGANConfig):
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.g_ab, self.g_ba = (self._generator() for _ in range(2))
+            self.d_a, self.d_b = (self._discriminator() for _ in range(2))
+        self.pool_a, self.pool_b = ImagePool(config.pool_size), ImagePool(config.pool_size)
+        if config.ema_decay:
+            self.average_ab, self.average_ba = (copy.deepcopy(g).requires_grad_(False) for g in (self.g_ab, self.g_ba))
+
+    @classmethod
+    def load(cls, path) -> "CycleGAN":
+        """The generators of a weights file, in eval mode. Raises hw2lib.training.WeightsError."""
+        return weights.load(path, cls, CycleGANConfig)
+
+    def generators(self, averaged: bool) -> tuple[nn.Module, nn.Module]:
+        """(g_ab, g_ba), or their averages over the training. Raises ValueError if there are none."""
+        if averaged and not self.config.ema_decay:
+            raise ValueError("this CycleGAN has no averaged generators: it was trained with ema_decay 0")
+        return (self.average_ab, self.average_ba) if averaged else (self.g_ab, self.g_ba)
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """One update of the generators, then one of the discriminators, on uint8 (real_a, real_b), (B, 3, H, W) each.
+
+        Returns, detached: the terms as they are before weighting, g_ab, g_ba (adversarial), cycle_a, cycle_b and, if
+        on, identity_a, identity_b (mean absolute error, 0 to 2); the halved losses d_a, d_b; and the discriminators'
+        mean outputs on real pictures and on translations, d_a_real, d_a_fake, d_b_real, d_b_fake.
+        """
+        real_a, real_b = self._prepared(batch)
+        with self._discriminators_frozen():
+            (fake_b, losses_ab, grads_ab), (fake_a, losses_ba, grads_ba) = self.both(
+                self._translation, "ab", (real_a, real_b), (real_b, real_a)
+            )
+        self._update("generators", torch._foreach_add(grads_ab, grads_ba))
+        self._average()
+        fake_a, fake_b = self.pool_a(fake_a), self.pool_b(fake_b)
+        (losses_a, grads_a), (losses_b, grads_b) = self.both(
+            self._discrimination, "ab", (real_a, real_b), (fake_a, fake_b)
+        )
+        self._update("discriminators", grads_a + grads_b)
+        return losses_ab | losses_ba | losses_a | losses_b
+
+    # ---- machinery of the step
+
+    def learnt(self) -> dict[str, list[nn.Parameter]]:
+        return {
+            "generators": [*self.g_ab.parameters(), *self.g_ba.parameters()],
+            "discriminators": [*self.d_a.parameters(), *self.d_b.parameters()],
+        }
+
+    def setup(self, fabric, total_steps: int) -> None:
+        super().setup(fabric, total_steps)
+        # The two directions have no value in common, only weights. On a CPU each one gets half of the threads: small
+        # operations keep one thread busy, not many. (Measured: 1.5 times as fast on two cores.)
+        self.both = map
+        if fabric.device.type == "cpu" and torch.get_num_threads() > 1:
+            half = torch.get_num_threads() // 2
+            self.both = ThreadPoolExecutor(2, initializer=lambda: torch.set_num_threads(half)).map
+
+    @contextmanager
+    def _discriminators_frozen(self):
+        """The gradient has to pass through the discriminators, not to arrive in them."""
+        for parameter in self.parameters_of["discriminators"]:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in self.parameters_of["discriminators"]:
+                parameter.requires_grad_(True)
+
+    def _translation(
+        self, source: str, real: Tensor, target: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
+        """`translation_losses` from the domain `source`, "a" or "b": translations, losses, gradients of the generators."""
+        forth, back = (self.g_ab, self.g_ba, self.d_b), (self.g_ba, self.g_ab, self.d_a)
+        with self.autocast():
+            fake, losses, total = translation_losses(self.config, real, target, *(forth if source == "a" else back))
+        grads = torch.autograd.grad(total, self.parameters_of["generators"])
+        other = "b" if source == "a" else "a"
+        names = {"adversarial": f"g_{source}{other}", "identity": f"identity_{other}"}
+        losses = {names.get(name, f"{name}_{source}"): loss.detach() for name, loss in losses.items()}
+        return fake.detach().float(), losses, grads
 
     def _average(self) -> None:
         if not self.config.ema_decay:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from torch import Tensor, nn
 
 from hw2lib import Problem
-from hw2lib.optim import average_gradients
+from hw2lib.optim import adam, average_gradients, constant, warmup_cosine, with_rate
 from hw2lib.training import weights
 
 
@@ -140,7 +140,7 @@ class GatedPixelCNN(nn.Module):
 
     @classmethod
     def load(cls, path) -> "GatedPixelCNN":
-        """The prior of a weights file, in eval mode. Raises hw2lib.training.weights.WeightsError."""
+        """The prior of a weights file, in eval mode. Raises hw2lib.training.WeightsError."""
         return weights.load(path, cls, PixelCNNConfig)
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -270,18 +270,10 @@ class GatedPixelCNN(nn.Module):
             {"params": kernels, "weight_decay": self.config.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        fused = fabric.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.95), fused=fused)
-        warmup = max(1, total_steps // 20)
-
-        def rate(step: int) -> float:
-            if self.config.schedule == "constant":
-                return 1.0
-            fallen = max(0, step - warmup) / max(1, total_steps - warmup)
-            return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * fallen))
-
-        self.optimizers = {"network": optimizer}
-        self.schedules = {"network": torch.optim.lr_scheduler.LambdaLR(optimizer, rate)}
+        options = {"lr": self.config.learning_rate, "betas": (0.9, 0.95)}
+        optimizer = adam(groups, fabric.device, torch.optim.AdamW, **options)
+        rate = warmup_cosine(total_steps, total_steps // 20) if self.config.schedule == "cosine" else constant
+        self.optimizers, self.schedules = {"network": optimizer}, {"network": with_rate(optimizer, rate)}
 
     def step(self, batch: tuple[Tensor, Tensor | None]) -> dict[str, Tensor]:
         """One update on (codes, labels) as CodeBatches deals them out; the returned scalars are detached.

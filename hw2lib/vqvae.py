@@ -10,7 +10,6 @@ The network is the one of the paper's section 4.1, in the size of its authors' C
 Pictures inside the network are float in [-0.5, 0.5].
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -19,11 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from hw2lib.networks import TransposedConv2d
-from hw2lib.optim import average_gradients
+from hw2lib.optim import adam, average_gradients, constant, warmup_cosine, with_rate
 from hw2lib.quantizers import EMAVectorQuantizer, Quantized, VectorQuantizer, as_vectors
 from hw2lib.training import weights
-
-__all__ = ["VQVAE", "EMAVectorQuantizer", "Quantized", "VQVAEConfig", "VectorQuantizer"]
 
 
 class VQVAEConfig(BaseModel):
@@ -106,7 +103,7 @@ class VQVAE(nn.Module):
 
     @classmethod
     def load(cls, path) -> "VQVAE":
-        """The network of a weights file, in eval mode. Raises hw2lib.training.weights.WeightsError."""
+        """The network of a weights file, in eval mode. Raises hw2lib.training.WeightsError."""
         return weights.load(path, cls, VQVAEConfig)
 
     @staticmethod
@@ -145,22 +142,9 @@ class VQVAE(nn.Module):
         """Move to fabric's device and make the optimiser and its schedule; call once, before the first step."""
         self.fabric, self.total_steps = fabric, total_steps
         self.to(fabric.device, memory_format=torch.channels_last)
-        fused = fabric.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.config.learning_rate, fused=fused)
-        self.optimizers = {"network": optimizer}
-        self.schedules = {"network": torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate(total_steps))}
-
-    def _rate(self, total_steps: int):
-        warmup = max(1, total_steps // 50)
-
-        def rate(step: int) -> float:
-            if self.config.schedule == "constant":
-                return 1.0
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
-
-        return rate
+        optimizer = adam(self.parameters(), fabric.device, lr=self.config.learning_rate)
+        rate = warmup_cosine(total_steps, total_steps // 50) if self.config.schedule == "cosine" else constant
+        self.optimizers, self.schedules = {"network": optimizer}, {"network": with_rate(optimizer, rate)}
 
     def _restart_below(self, step: int) -> float:
         # While the encoder moves fast, restarts cost more than they bring and only dead codes are worth one. As it

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from hw2lib import Problem
-from hw2lib.cyclegan import CycleGAN, CycleGANConfig, ImagePool, Objective, generator_loss
+from hw2lib.cyclegan import CycleGANConfig, ImagePool, Network, Objective, Translator, generator_loss
 from hw2lib.networks import PictureDiscriminator, initialise
 from hw2lib.training import weights
 
@@ -65,6 +65,21 @@ class TravelGANConfig(BaseModel):
         if not self.adversarial and self.travel_weight == 0:
             raise ValueError("neither adversarial nor a travel_weight above 0: nothing is left to learn")
         return self
+
+
+def translation_losses(
+    config: TravelGANConfig, real: Tensor, generator: Network, siamese: Network, discriminator: Network | None
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The translations of real, (B, 3, H, W) in [-1, 1], the terms before weighting, and what G and S minimise."""
+    fake = generator(real)
+    # One pass for both: instance norm keeps pictures apart.
+    before, after = (transformation_vectors(part) for part in siamese(torch.cat([real, fake])).float().chunk(2))
+    losses = {"travel": travel_loss(before, after), "margin": margin_loss(before, config.margin)}
+    total = config.travel_weight * (losses["travel"] + losses["margin"])
+    if discriminator is not None:
+        losses["g_ab"] = generator_loss(config.objective, discriminator(fake).float())
+        total = total + losses["g_ab"]
+    return fake, losses, total
 
 
 class SiameseNetwork(PictureDiscriminator):
@@ -109,14 +124,6 @@ def margin_loss(vectors: Tensor, margin: float) -> Tensor:
     return F.relu(margin - torch.linalg.vector_norm(vectors, dim=1)).mean()
 
 
-def require_pairs(batches, processes: int = 1) -> None:
-    """Raise TravelError before a training on `batches`, an unpaired.Pairs, instead of in one of its steps.
-
-    The last batch of an epoch has what is left, and each of several processes compares its own share.
-    """
-    _require_pair((batches.visits % batches.batch_size or batches.batch_size) // processes)
-
-
 def _require_pair(count: int) -> None:
     if count < 2:
         raise TravelError(
@@ -125,18 +132,14 @@ def _require_pair(count: int) -> None:
         )
 
 
-class TravelGAN(nn.Module):
+class TravelGAN(Translator):
     """Generator, siamese network, perhaps a discriminator, and the training step; `g_ab` translates.
 
     Its first weights depend on the config alone; those of g_ab and S do not change if D is left out.
     """
 
-    optional_weights = ("siamese.", "d_b.", "pool_b.")  # a weights file may lack what only training needs
-
-    # CycleGAN's own: of a model they need config, fabric, d_b, parameters_of, optimizers and schedules.
-    to_network, to_pictures = staticmethod(CycleGAN.to_network), staticmethod(CycleGAN.to_pictures)
-    autocast, _generator, _discriminator = CycleGAN.autocast, CycleGAN._generator, CycleGAN._discriminator
-    _discrimination, _update = CycleGAN._discrimination, CycleGAN._update
+    # A weights file may lack what only training needs.
+    optional_weights = ("siamese.", "d_b.", "pool_b.")
 
     def __init__(self, config: TravelGANConfig):
         super().__init__()
@@ -150,27 +153,8 @@ class TravelGAN(nn.Module):
 
     @classmethod
     def load(cls, path) -> "TravelGAN":
-        """The generator of a weights file, in eval mode. Raises hw2lib.training.weights.WeightsError."""
+        """The generator of a weights file, in eval mode. Raises hw2lib.training.WeightsError."""
         return weights.load(path, cls, TravelGANConfig)
-
-    def setup(self, fabric, total_steps: int) -> None:
-        """Move to fabric's device and make the optimisers and schedules; call once, before the first step."""
-        self.fabric = fabric
-        self.to(fabric.device, memory_format=torch.channels_last)
-        # G and S minimise one sum: a term that is not for both depends on one of them only.
-        self.parameters_of = {"translation": [*self.g_ab.parameters(), *self.siamese.parameters()]}
-        if self.config.adversarial:
-            self.parameters_of["discriminator"] = list(self.d_b.parameters())
-        fused = fabric.device.type in ("cpu", "cuda")
-        constant = round(total_steps * (1 - self.config.decay_share))
-
-        def rate(step: int) -> float:  # above 0 at the last step, total_steps - 1, and 0 only after it
-            return min(1.0, (total_steps - step) / max(1, total_steps - constant))
-
-        self.optimizers, self.schedules = {}, {}
-        for name, its in self.parameters_of.items():
-            adam = torch.optim.Adam(its, lr=self.config.learning_rate, betas=(0.5, 0.999), fused=fused)
-            self.optimizers[name], self.schedules[name] = adam, torch.optim.lr_scheduler.LambdaLR(adam, rate)
 
     def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """One update of G and S, then one of D, on uint8 (real_a, real_b), (B, 3, H, W) each.
@@ -179,20 +163,20 @@ class TravelGAN(nn.Module):
         d_b, and D's mean outputs d_b_real, d_b_fake. Raises TravelError, before any work, if B < 2.
         """
         _require_pair(len(batch[0]))
-        real_a, real_b = (self.to_network(part).contiguous(memory_format=torch.channels_last) for part in batch)
+        real_a, real_b = self._prepared(batch)
         with self.autocast():
-            fake = self.g_ab(real_a)
-            points = self.siamese(torch.cat([real_a, fake]))  # one pass: instance norm keeps pictures apart
-            judged = self.d_b(fake) if self.config.adversarial else None
-        before, after = (transformation_vectors(part) for part in points.float().chunk(2))
-        losses = {"travel": travel_loss(before, after), "margin": margin_loss(before, self.config.margin)}
-        total = self.config.travel_weight * (losses["travel"] + losses["margin"])
-        if self.config.adversarial:
-            losses["g_ab"] = generator_loss(self.config.objective, judged.float())
-            total = total + losses["g_ab"]
+            discriminator = self.d_b if self.config.adversarial else None
+            fake, losses, total = translation_losses(self.config, real_a, self.g_ab, self.siamese, discriminator)
         self._update("translation", torch.autograd.grad(total, self.parameters_of["translation"]))
         if self.config.adversarial:
             its, grads = self._discrimination("b", real_b, self.pool_b(fake.float()))
             self._update("discriminator", grads)
             losses |= its
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def learnt(self) -> dict[str, list[nn.Parameter]]:
+        # G and S minimise one sum: a term that is not for both depends on one of them only.
+        groups = {"translation": [*self.g_ab.parameters(), *self.siamese.parameters()]}
+        if self.config.adversarial:
+            groups["discriminator"] = list(self.d_b.parameters())
+        return groups
