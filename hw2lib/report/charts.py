@@ -95,8 +95,7 @@ def cycle_weights(run: Run) -> Figure:
     }
 
     def by_weight(score: str) -> dict[float, list[float]]:
-        found = values(run, "variant", score)
-        return {weight: found[name] for name, weight in weights.items()}
+        return {weight: values(run, "variant", score, variant=name)[name] for name, weight in weights.items()}
 
     return by_level({words: {"": by_weight(score)} for words, score in panels.items()}, "weight of the cycle loss")
 
