@@ -154,12 +154,12 @@ class PatchDiscriminator(nn.Sequential):
     """
 
     def __init__(self, base_channels: int = 64):
-        super().__init__(*_halving(base_channels, 3), *_judgement(4 * base_channels, 8 * base_channels))
+        super().__init__(*_halving(base_channels, 3), *_patch_outputs(4 * base_channels, 8 * base_channels))
         initialise(self)
 
 
 class PictureDiscriminator(nn.Sequential):
-    """One judgement of the whole picture: (B, 3, H, W) to (B, 1, 1, 1); H = W = `size`, a multiple of 4.
+    """Says of the whole picture how real it looks: (B, 3, H, W) to (B, 1, 1, 1); H = W = `size`, a multiple of 4.
 
     Halves the resolution as PatchDiscriminator does, as long as 2 divides the side and it is 8 or more; the last
     convolution sees the map that is left as a whole.
@@ -184,7 +184,7 @@ def _halving(base_channels: int, times: int) -> Iterator[nn.Module]:
         yield nn.LeakyReLU(0.2, inplace=True)
 
 
-def _judgement(inputs: int, outputs: int) -> Iterator[nn.Module]:
+def _patch_outputs(inputs: int, outputs: int) -> Iterator[nn.Module]:
     """The two last convolutions of a patch discriminator, of stride 1."""
     yield nn.Conv2d(inputs, outputs, 4, padding=1)
     yield InstanceNorm()

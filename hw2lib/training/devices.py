@@ -48,6 +48,11 @@ def machine(device: str = "auto", precision: str = "auto") -> "Fabric":
     return fabric
 
 
+def precision_of(fabric: "Fabric") -> str:
+    """ "32" or "bf16", whatever was asked for."""
+    return next(short for short, long in PRECISIONS.items() if fabric._precision.precision == long)
+
+
 def _computes_bf16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -24,19 +24,12 @@ import numpy as np
 import torch
 
 from hw2lib.training import weights
-from hw2lib.training.devices import PRECISIONS, TrainingError, device_name, keep_freed_memory, machine
+from hw2lib.training.devices import TrainingError, device_name, keep_freed_memory, machine, precision_of
 from hw2lib.training.progress import Progress, duration
 from hw2lib.training.runs import Run, now, surroundings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-class Stopped(KeyboardInterrupt):
-    """The user stopped the training; it is checkpointed and goes on when started again."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"Stopped: {self}"]
 
 
 def fit(
@@ -70,78 +63,113 @@ def fit(
         raise TrainingError(f"say either epochs or updates, 1 or more, not epochs={epochs} and updates={updates}")
     total = epochs * len(batches) if epochs else updates
     epochs = epochs or -(-updates // len(batches))
-    config = {
-        "model": model.config.model_dump(mode="json"),
-        "batches": batches.description,
-        "data": data or {},
-    }
+    config = {"model": model.config.model_dump(mode="json"), "batches": batches.description, "data": data or {}}
     run = Run(name, config | {"steps": total}, runs)
     if run.finished or (numbers_only and "ended" in run.provenance):
-        if run.weights.exists():
-            weights.load_into(model, run.weights)
-            model.to(machine(device, precision).device).eval()
-        print(f"{name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
-        return run
-
-    keep_freed_memory()
-    begun_in = run.provenance.get("precision") if run.has_checkpoint else None
-    fabric = machine(device, begun_in or precision if precision == "auto" else precision)
-    precision = next(short for short, long in PRECISIONS.items() if fabric._precision.precision == long)
-    if begun_in and begun_in != precision:
-        raise TrainingError(f"{run.folder} was begun in precision {begun_in}: go on in that, not in {precision}")
-    alone = fabric.world_size == 1
-
+        return _loaded(model, run, device, precision)
+    fabric = _machine_for(run, device, precision)
     with _first_process_only(fabric, run.begin()), _signals() as caught:
         model.setup(fabric, total)
-        step, seconds = _resume(model, run, fabric, precision)
-        progress = Progress(name, total, step, quiet=not fabric.is_global_zero)
-        recorder = _Recorder(run, fabric)
-        began = saved = time.monotonic()
-
-        def checkpoint() -> None:
-            nonlocal saved
-            saved = time.monotonic()
-            if fabric.is_global_zero:
-                spent = seconds + saved - began
-                run.save_checkpoint(step, {"step": step, "seconds": spent, **_state(model)})
-
-        def stop_if_asked() -> None:
-            stop = caught[0] if alone else int(fabric.all_reduce(torch.tensor(caught[0]), reduce_op="sum"))
-            if stop and step < total:
-                checkpoint()
-                progress.close()
-                raise Stopped(f"after step {step} of {total}; run the same again to go on from there")
-
+        session = _Session(model, run, fabric, caught, total, epochs, checkpoint_minutes)
         model.train()
-        while step < total:
-            epoch, skip = divmod(step, len(batches))
+        while session.step < total:
+            epoch, skip = divmod(session.step, len(batches))
             for batch in batches(epoch, skip, fabric.device, fabric.global_rank, fabric.world_size):
-                _seed(model.config.seed, step, fabric.global_rank)
-                recorder.add(epoch, step, model.step(batch))  # the model owns its optimisers: a GAN has two
-                step += 1
-                progress.step()
-                if step in (total, (epoch + 1) * len(batches)):
+                _seed(model.config.seed, session.step, fabric.global_rank)
+                session.record(epoch, model.step(batch))  # the model owns its optimisers: a GAN has two
+                if session.step in (total, (epoch + 1) * len(batches)):
                     break  # no checkpoint before the evaluation: a run killed between the two would lack its row
-                if recorder.full():
-                    recorder.flush()  # stops here at the first loss that is not finite
-                    stop_if_asked()
-                    if time.monotonic() - saved > 60 * checkpoint_minutes:
-                        checkpoint()
-            recorder.flush()
-            scores = _evaluate(model, evaluate, run.folder, epoch + 1)
-            if fabric.is_global_zero:
-                run.evaluations.append([{"epoch": epoch + 1, "step": step, **scores}])
-            values = recorder.means() | scores
-            progress.epoch(epoch + 1, epochs, {name: values[name] for name in shown or values if name in values})
-            checkpoint()
-            stop_if_asked()
-        progress.close()
-        if fabric.is_global_zero:
-            weights.save(model, run.weights)
-            run.note(ended=now(), seconds=round(seconds + time.monotonic() - began, 1))
+                session.between_steps()
+            session.rows.flush()
+            session.end_epoch(epoch, _evaluate(model, evaluate, run.folder, epoch + 1), shown)
+        session.finish()
     fabric.barrier()
     model.eval()
     return run
+
+
+class Stopped(KeyboardInterrupt):
+    """The user stopped the training; it is checkpointed and goes on when started again."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Stopped: {self}"]
+
+
+def _loaded(model, run: Run, device: str, precision: str) -> Run:
+    """A finished run, its network in `model` if it was kept."""
+    if run.weights.exists():
+        weights.load_into(model, run.weights)
+        model.to(machine(device, precision).device).eval()
+    print(f"{run.name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
+    return run
+
+
+def _machine_for(run: Run, device: str, precision: str) -> "Fabric":
+    """The machine, in the precision in which the run was begun, if it was. Raises TrainingError if another is asked for."""
+    keep_freed_memory()
+    begun_in = run.provenance.get("precision") if run.has_checkpoint else None
+    fabric = machine(device, begun_in or precision if precision == "auto" else precision)
+    if begun_in and begun_in != precision_of(fabric):
+        raise TrainingError(
+            f"{run.folder} was begun in precision {begun_in}: go on in that, not in {precision_of(fabric)}"
+        )
+    return fabric
+
+
+class _Session:
+    """What goes on around the steps: rows, checkpoints, progress, and a stop when a signal has come."""
+
+    def __init__(self, model, run: Run, fabric: "Fabric", caught: list[int], total: int, epochs: int, minutes: float):
+        self.model, self.run, self.fabric, self.caught = model, run, fabric, caught
+        self.total, self.epochs, self.minutes = total, epochs, minutes  # between checkpoints
+        self.step, self.seconds_before = _resume(model, run, fabric)
+        self.progress = Progress(run.name, total, self.step, quiet=not fabric.is_global_zero)
+        self.rows = _Recorder(run, fabric)
+        self.began = self.saved = time.monotonic()
+
+    def record(self, epoch: int, losses: dict[str, torch.Tensor]) -> None:
+        self.rows.add(epoch, self.step, losses)
+        self.step += 1
+        self.progress.step()
+
+    def between_steps(self) -> None:
+        if self.rows.full():
+            self.rows.flush()  # stops here at the first loss that is not finite
+            self.stop_if_asked()
+            if time.monotonic() - self.saved > 60 * self.minutes:
+                self.checkpoint()
+
+    def end_epoch(self, epoch: int, scores: dict[str, float], shown: tuple[str, ...] | None) -> None:
+        if self.fabric.is_global_zero:
+            self.run.evaluations.append([{"epoch": epoch + 1, "step": self.step, **scores}])
+        values = self.rows.means() | scores
+        self.progress.epoch(epoch + 1, self.epochs, {name: values[name] for name in shown or values if name in values})
+        self.checkpoint()
+        self.stop_if_asked()
+
+    def finish(self) -> None:
+        self.progress.close()
+        if self.fabric.is_global_zero:
+            weights.save(self.model, self.run.weights)
+            self.run.note(ended=now(), seconds=round(self.seconds(), 1))
+
+    def seconds(self) -> float:
+        """Of training, in this process and in those before it."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def checkpoint(self) -> None:
+        self.saved = time.monotonic()
+        if self.fabric.is_global_zero:
+            self.run.save_checkpoint(self.step, {"step": self.step, "seconds": self.seconds(), **_state(self.model)})
+
+    def stop_if_asked(self) -> None:
+        stop = self.caught[0]
+        if self.fabric.world_size > 1:
+            stop = int(self.fabric.all_reduce(torch.tensor(stop), reduce_op="sum"))
+        if stop and self.step < self.total:
+            self.checkpoint()
+            self.progress.close()
+            raise Stopped(f"after step {self.step} of {self.total}; run the same again to go on from there")
 
 
 def _state(model) -> dict:
@@ -152,7 +180,7 @@ def _state(model) -> dict:
     }
 
 
-def _resume(model, run: Run, fabric: "Fabric", precision: str) -> tuple[int, float]:
+def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
     """Bring model and tables to the last checkpoint; returns its step and the seconds trained so far, or 0, 0."""
     state = run.load_checkpoint()
     if state is not None:
@@ -170,7 +198,7 @@ def _resume(model, run: Run, fabric: "Fabric", precision: str) -> tuple[int, flo
             "device": device_name(fabric.device),
             "processes": fabric.world_size,
             "threads": torch.get_num_threads(),
-            "precision": precision,
+            "precision": precision_of(fabric),
             "seed": model.config.seed,
             "data": run.config["data"],
         }
