@@ -8,21 +8,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hw2lib.evaluation.translations import load_strip
-from hw2lib.report.figures import OTHER, TEST, TRAIN, labelled_rows, styled
+from hw2lib.report.figures import labelled_rows
+from hw2lib.report.style import LINES, OTHER, styled
 from hw2lib.report.tables import pace, title
 from hw2lib.studies import cyclegan_parts, posterior_collapse
 from hw2lib.studies.study import by_value, values
 from hw2lib.training import Run
 
-# Told apart in grey print by line style and marker as well.
-STYLES = (
-    (TRAIN, "o-"),
-    (TEST, "s--"),
-    (OTHER, "^:"),
-    ("#2a9d8f", "D-."),
-    ("#8a5a9e", "v-"),
-    ("#c77d26", "P--"),
-)
 Series = dict[str, dict[float, list[float]]]  # label -> level -> a value for each seed
 
 
@@ -33,7 +25,7 @@ def objective_gradients(outputs: np.ndarray, gradients: dict[str, np.ndarray]) -
     outputs (N,), gradients by objective (N,) each: cyclegan_parts.gradient_by_logit. Drawn are absolute values.
     """
     figure, axes = plt.subplots(figsize=(6.0, 2.9), layout="constrained")
-    for (name, gradient), (colour, style) in zip(gradients.items(), STYLES, strict=False):
+    for (name, gradient), (colour, style) in zip(gradients.items(), LINES, strict=False):
         axes.plot(
             outputs,
             np.abs(gradient),
@@ -64,7 +56,7 @@ def by_level(panels: dict[str, Series], xlabel: str) -> Figure:
     figure, grid = plt.subplots(1, len(panels), figsize=(7.2, 2.6), layout="constrained", squeeze=False, sharex=True)
     for axes, (words, series) in zip(grid[0], panels.items(), strict=True):
         levels = sorted({level for found in series.values() for level in found})
-        for (label, found), (colour, style) in zip(series.items(), STYLES, strict=False):
+        for (label, found), (colour, style) in zip(series.items(), LINES, strict=False):
             at = [levels.index(level) for level in found]
             axes.plot(
                 at,
@@ -115,7 +107,7 @@ def linear_collapse(run: Run) -> Figure:
     found = by_value(run)
     variances = np.geomspace(min(found), max(found), 201)
     curves = np.array([posterior_collapse.analytic_kl(variance) for variance in variances])  # (variances, latents)
-    for latent, (colour, style) in zip(range(1, curves.shape[1] + 1), STYLES, strict=False):
+    for latent, (colour, style) in zip(range(1, curves.shape[1] + 1), LINES, strict=False):
         axes.plot(variances, curves[:, latent - 1], color=colour, linewidth=1)
         dots = [entries[f"kl_{latent}"]["mean"] for entries in found.values()]
         axes.plot(list(found), dots, style[0], color=colour, markersize=5, label=f"latent {latent}")

@@ -11,22 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from hw2lib.report.style import OTHER, TEST, TRAIN, styled
 from hw2lib.report.tables import SHORT_TITLES, title
 
-# The look of all figures. It holds while one is drawn or saved; importing this changes nothing.
-STYLE = {
-    "figure.dpi": 100,
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-}
-styled = plt.rc_context(STYLE)
-# Told apart in grey print by line style and marker as well.
-TRAIN, TEST, OTHER = "#3b6fb6", "#d1495b", "#777777"
 # Scores of the test set after each epoch.
 SCORES = {
     "zebra_ab": "share called zebra, A to B",

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from hw2lib.report.pages import ReportError
+from hw2lib.report import ReportError
 
 # GitHub refuses \operatorname; \mathbbm and \mathds are not known everywhere; Typst loses \tag and \color,
 # and prints the symbols beside \! and \; on top of each other

@@ -14,27 +14,21 @@ from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 
-import pypandoc
-import typst
-
-from hw2lib import Problem
-from hw2lib.report import show
+from hw2lib.report import ReportError, show
 
 LANGUAGE = "en-GB"
 HTML_STYLE = Path(__file__).with_name("report_style.css")
 TYPST_TEMPLATE = Path(__file__).with_name("report_template.typ")
 CSS_DOTS_PER_INCH = 96
-MARKDOWN = "gfm-yaml_metadata_block"  # GitHub's; a rule (---) at the top is not a metadata block
+# GitHub's; a rule (---) at the top is not a metadata block.
+MARKDOWN = "gfm-yaml_metadata_block"
 CAPTION = re.compile(r"(Figure|Table) \d+\.")
 
 MATHML = "http://www.w3.org/1998/Math/MathML"
-APPLY_FUNCTION = "\u2061"  # pandoc puts this invisible operator after log, min, ...
+# pandoc puts this invisible operator after log, min, ...
+APPLY_FUNCTION = "\u2061"
 THIN_SPACE = "0.167em"
 SCRIPTS = ("msub", "msup", "msubsup", "munder", "mover", "munderover")
-
-
-class ReportError(Problem):
-    """The report cannot be built; the message is one clear line."""
 
 
 def contents(markdown: str) -> str:
@@ -69,13 +63,15 @@ def write_html(document: dict, path: Path) -> None:
 
 def write_pdf(document: dict, path: Path) -> None:
     """Write a tagged PDF on A4; pictures are looked for from the file's folder."""
+    import typst
+
     blocks = [_typst_figure(block) if block["t"] == "Figure" else block for block in document["blocks"]]
     to = ["-t", "typst", "--standalone", f"--template={TYPST_TEMPLATE}", "--shift-heading-level-by=-1"]
     source = _pandoc(json.dumps(document | {"blocks": blocks}), "-f", "json", *to)
     source_file = path.with_suffix(".typ")
     source_file.write_text(source, encoding="utf-8")
     try:
-        # the fonts inside the wheel only: the pages look the same on every machine
+        # The fonts inside the wheel only: the pages look the same on every machine
         typst.compile(source_file, output=path, root=path.parent, ignore_system_fonts=True)
     except typst.TypstError as error:
         raise ReportError(f"Typst cannot set {path.stem}: {str(error).splitlines()[0]}") from error
@@ -84,6 +80,8 @@ def write_pdf(document: dict, path: Path) -> None:
 
 def _pandoc(text: str, *arguments: str, folder: Path | None = None) -> str:
     """Run pandoc on a text. Raises ReportError, for a warning too: a formula or picture it cannot show."""
+    import pypandoc
+
     command = [pypandoc.get_pandoc_path(), "--fail-if-warnings", *arguments]
     result = subprocess.run(command, input=text.encode(), capture_output=True, cwd=folder)
     if result.returncode != 0:
@@ -134,12 +132,14 @@ def _is_picture(block: dict) -> bool:
 def _html_block(block: dict, folder: Path) -> dict:
     """The block, ready for a page: a wide table scrolls in a box, a picture has the size it was made in."""
     if block["t"] == "Table":
-        box = ["", ["wide"], [["tabindex", "0"]]]  # the index lets it be scrolled by keyboard
+        # The index lets it be scrolled by keyboard.
+        box = ["", ["wide"], [["tabindex", "0"]]]
         return {"t": "Div", "c": [box, [block]]}
     if block["t"] == "Figure":
         block = deepcopy(block)
         _, _, [source, _] = image = block["c"][2][0]["c"][0]["c"]
-        pixels = int.from_bytes((folder / source).read_bytes()[16:20])  # the width in a PNG's header
+        # The width in a PNG's header.
+        pixels = int.from_bytes((folder / source).read_bytes()[16:20])
         image[0][2].append(["width", f"{pixels * CSS_DOTS_PER_INCH // show.DOTS_PER_INCH}"])
     return block
 

@@ -19,8 +19,9 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from hw2lib import ROOT
-from hw2lib.report import figures, tables
+from hw2lib.report import tables
 from hw2lib.report.answers import render
+from hw2lib.report.style import STYLE
 from hw2lib.training.runs import Run
 
 DOTS_PER_INCH = 150
@@ -90,7 +91,8 @@ def result(markdown: str) -> None:
 def provenance(run: Run) -> None:
     """Show where a run's numbers came from (commit, versions, device, seed, ...); the report ends with it."""
     facts = tables.provenance(run)
-    _markdown(pipe_table([{"fact": key, "value": value} for key, value in facts.items()]), {"provenance": facts})
+    note = {"provenance": facts, "run": {"name": run.name, "folder": run.folder_name, "published": run.is_published}}
+    _markdown(pipe_table([{"fact": key, "value": value} for key, value in facts.items()]), note)
 
 
 def pipe_table(rows: list[dict]) -> str:
@@ -108,7 +110,7 @@ def _png(fig: Figure) -> bytes:
     only."""
     picture = io.BytesIO()
     # Ticks are made when a figure is saved, and look as the settings are then.
-    with pyplot.rc_context(figures.STYLE):
+    with pyplot.rc_context(STYLE):
         fig.savefig(picture, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(fig)
     return picture.getvalue()

@@ -1,0 +1,87 @@
+"""
+A built report becomes the published one, and the published one a report that can be built again.
+
+    publish: build/report.md, figures/ and the run folders that it names -> report.md, figures/, results/, weights/
+    restore: results/ and weights/ -> run folders
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from hw2lib import ROOT
+from hw2lib.report import ReportError, document
+from hw2lib.training.runs import Run, runs_folder
+
+# Runs whose network is published.
+WEIGHTS = ("cyclegan", "vqvae", "pixelcnn")
+
+
+def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None = None) -> None:
+    """
+    Make a build the published report: report.md, figures/, results/<run>/ and weights/ in the repository root.
+
+    The runs are those that the notebooks named in their provenance; of published ones that were only loaded the results
+    stay. Figures and results no longer used are removed. Raises ReportError if the build or one of its runs is not
+    there; nothing has then been changed.
+    """
+    build_folder = Path(build_folder)
+    if not (build_folder / "report.md").is_file():
+        raise ReportError(f"{build_folder} holds no report.md: build the report first")
+    named = document.runs_of(build_folder / "notebooks")
+    made = [_run_in(runs_folder(runs) / run["folder"]) for run in named if not run["published"]]
+    # Copied first: the move is quick.
+    with tempfile.TemporaryDirectory(dir=root, prefix=".report-") as new:
+        copied = shutil.copytree(build_folder / "figures", Path(new) / "figures")
+        shutil.copy(build_folder / "report.md", new)
+        document.replace_figures(copied, root / "figures")
+        os.replace(Path(new) / "report.md", root / "report.md")
+    results, stay = root / "results", {run["name"] for run in named if run["published"]}
+    for folder in results.glob("*"):
+        if folder.name not in stay:
+            shutil.rmtree(folder)
+    for run in made:
+        for file in (*run.folder.glob("*.json"), *run.folder.glob("*.csv"), *run.folder.glob("translations/*")):
+            kept = results / run.name / file.relative_to(run.folder)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, kept)
+        if run.name in WEIGHTS:
+            (root / "weights").mkdir(exist_ok=True)
+            shutil.copy(run.kept_weights, root / "weights" / f"{run.name}.safetensors")
+
+
+def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
+    """
+    Undo `publish`: make run folders of the published results and weights; return a line on each.
+
+    A report of the published preset is then built without training. Of runs whose network is not published only the
+    numbers come back. Raises ReportError for weights that should be there and are not.
+    """
+    lines = []
+    for config in sorted((root / "results").glob("*/config.json")):
+        name = config.parent.name
+        published = root / "weights" / f"{name}.safetensors"
+        if name in WEIGHTS and not published.is_file():
+            raise ReportError(f"{published} is missing: get the whole repository")
+        run = Run(name, json.loads(config.read_text()), runs)
+        if run.folder.exists():
+            lines.append(f"{run.folder} is there already; delete it to restore it")
+            continue
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        # There whole or not at all.
+        with tempfile.TemporaryDirectory(dir=run.folder.parent, prefix=f".{name}-") as new:
+            copied = shutil.copytree(config.parent, Path(new) / name)
+            if published.is_file():
+                shutil.copy(published, copied / run.weights.name)
+            copied.rename(run.folder)
+        lines.append(f"{run.folder} restored")
+    return lines
+
+
+def _run_in(folder: Path) -> Run:
+    """The finished run in a folder. Raises ReportError if there is none."""
+    if not (folder / "provenance.json").is_file():
+        raise ReportError(f"{folder} is missing, which the report is about: set HW2_RUNS to where it lies")
+    return Run(folder.name.rpartition("-")[0], json.loads((folder / "config.json").read_text()), folder.parent)
