@@ -53,7 +53,7 @@ class RestingDiscriminators(CycleGAN):
 
 def discriminator_step(model: CycleGAN, batch: tuple[Tensor, Tensor]) -> None:
     """An update of the discriminators alone, on uint8 (real_a, real_b), at the present learning rate."""
-    real_a, real_b = (model.to_network(part).contiguous(memory_format=torch.channels_last) for part in batch)
+    real_a, real_b = model._prepared(batch)
     with torch.no_grad(), model.autocast():
         fake_a, fake_b = model.g_ba(real_b).float(), model.g_ab(real_a).float()
     _, grads_a = model._discrimination("a", real_a, model.pool_a(fake_a))

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from hw2lib.optim import adam
 from hw2lib.studies.study import Case, study
 from hw2lib.training.runs import Run
 
@@ -79,8 +80,9 @@ def measure_ring(case: Case, steps: int, noise: int, batch_size: int, learning_r
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case["seed"])
         maker, critic = generator_network(noise), discriminator_network(case["width"])
-    options = {"lr": learning_rate, "betas": (0.5, 0.999), "fused": True}
-    for_maker, for_critic = (torch.optim.Adam(part.parameters(), **options) for part in (maker, critic))
+    for_maker, for_critic = (
+        adam(part.parameters(), torch.device("cpu"), lr=learning_rate, betas=(0.5, 0.999)) for part in (maker, critic)
+    )
 
     g_losses, d_losses = [], []
     for step in range(steps):

@@ -51,7 +51,9 @@ def masked(layers: int, height: int, width: int) -> Tensor:
     return sees(h, x)
 
 
-def leaks_and_gaps(found: Tensor) -> tuple[int, int]:
-    """How many pairs of `sees` see what is not before them, and how many do not see what is."""
-    before = torch.ones_like(found).tril(-1)
-    return int((found & ~before).sum()), int((~found & before).sum())
+def leaks_and_gaps(found: dict[str, Tensor]) -> dict[str, dict[str, int]]:
+    """Of each `sees`, how many pairs of places see what is not before them, "leaks", and do not see what is, "gaps"."""
+    before = torch.ones_like(next(iter(found.values()))).tril(-1)
+    return {
+        name: {"leaks": int((its & ~before).sum()), "gaps": int((~its & before).sum())} for name, its in found.items()
+    }

@@ -21,10 +21,10 @@ def hidden_information(
 ) -> dict[str, dict[str, float]]:
     """Cycle errors from a to b and back when the translations are disturbed before they go back.
 
-    pictures: uint8 (N, 3, H, W) of domain a; averaged: which generators, as in translation.cycle_error;
+    pictures: uint8 (N, 3, H, W) of domain a; averaged: which generators, as in translations.cycle_error;
     noises: standard deviations of normal noise in grey levels, N(0, s / 255); qualities: of JPEG, 1 to 95.
 
-    "nothing", "noise 3", "JPEG 75" and so on -> "difference" of disturbed translations to undisturbed,
+    "nothing", "noise_3", "jpeg_75" and so on -> "difference" of disturbed translations to undisturbed,
     and "cycle", the error of what comes back, 0 to 2 both. An error that rises above that of "nothing"
     by much more than the difference says that the way back rests on a pattern too faint to see
     (Chu, Zhmoginov and Sandler 2017, "CycleGAN, a Master of Steganography", arXiv:1712.02950).
@@ -34,9 +34,9 @@ def hidden_information(
     noise = torch.randn(fakes.shape, generator=torch.Generator().manual_seed(0))
     disturbed = {"nothing": fakes}
     for deviation in noises:
-        disturbed[f"noise {deviation:g}"] = (fakes + deviation * noise).round().clamp(0, 255).to(torch.uint8)
+        disturbed[f"noise_{deviation:g}"] = (fakes + deviation * noise).round().clamp(0, 255).to(torch.uint8)
     for quality in qualities:
-        disturbed[f"JPEG {quality}"] = torch.stack([_as_jpeg(fake, quality) for fake in fakes])
+        disturbed[f"jpeg_{quality}"] = torch.stack([_as_jpeg(fake, quality) for fake in fakes])
     return {
         name: {"difference": difference(these, fakes), "cycle": difference(translate(back, these), pictures)}
         for name, these in disturbed.items()

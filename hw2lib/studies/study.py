@@ -69,9 +69,9 @@ def study(
 
 
 def _changed(row: dict, known: dict[str, dict], options: dict[str, dict]) -> bool:
-    """Whether a value of the row stands for something else now than when it was measured."""
+    """Whether a value of the row stands for something else in `options` than in those that are known of it."""
     return any(
-        row[name] in now and known.get(name, {}).get(row[name]) != now[row[name]] for name, now in options.items()
+        row[name] in its and known.get(name, {}).get(row[name]) != its[row[name]] for name, its in options.items()
     )
 
 
