@@ -14,7 +14,6 @@ from torch import nn
 
 from hw2lib import pixelcnn
 from hw2lib.data.batches import CodeBatches
-from hw2lib.data.download import DataError
 from hw2lib.evaluation.metrics import mean_and_error, unigram_nll
 from hw2lib.pixelcnn import (
     CodesError,
@@ -460,60 +459,6 @@ def test_weights_round_trip(tmp_path):
     weights.save(other, tmp_path / "other.safetensors")
     with pytest.raises(weights.WeightsError, match="holds Linear, not GatedPixelCNN"):
         GatedPixelCNN.load(tmp_path / "other.safetensors")
-
-
-# ---- batches
-
-
-def dealt(batches, *place):
-    return [(codes[:, 0, 0].tolist(), labels.tolist()) for codes, labels in batches(*place)]
-
-
-def numbered(count=10, **options):
-    codes = np.arange(count, dtype=np.uint16)[:, None, None].repeat(2, 1).repeat(3, 2)
-    return CodeBatches(codes, codes[:, 0, 0] + 100, **{"batch_size": 4, "seed": 0} | options)
-
-
-def test_batches_deal_each_map_once_with_its_label():
-    """An epoch has every map once, with its own label, in an order of (seed, epoch); the last batch is what is left."""
-    batches = numbered()
-    epoch = dealt(batches, 0)
-    assert len(batches) == 3
-    assert [len(codes) for codes, _ in epoch] == [4, 4, 2]
-    assert sorted(code for codes, _ in epoch for code in codes) == list(range(10))
-    assert all([code + 100 for code in codes] == labels for codes, labels in epoch)
-    assert dealt(numbered(), 0) == epoch
-    assert dealt(batches, 1) != epoch
-    assert dealt(numbered(seed=1), 0) != epoch
-    codes, labels = next(CodeBatches(torch.zeros(5, 2, 3, dtype=torch.int16), None, 5, 0)(0))
-    assert codes.dtype == torch.int32
-    assert codes.shape == (5, 2, 3)
-    assert labels is None
-
-
-def test_batches_start_anywhere_and_are_shared():
-    """From step `skip` on they are as without it; processes together see what one alone would."""
-    batches = numbered()
-    epoch = dealt(batches, 2)
-    assert dealt(batches, 2, 1) == epoch[1:]
-    shares = [dealt(batches, 2, 0, "cpu", rank, 2) for rank in range(2)]
-    for (codes, _), *parts in zip(epoch, *shares, strict=True):
-        assert sorted(codes) == sorted(code for part, _ in parts for code in part)
-
-
-def test_batches_describe_themselves_and_refuse():
-    """Their description is what is dealt and what its order depends on; too few maps, or labels, are one line."""
-    said = numbered().description
-    checksum = said.pop("checksum")
-    assert said == {"maps": 10, "labels": True, "batch_size": 4, "seed": 0}
-    codes, labels = torch.arange(10)[:, None, None].expand(10, 2, 3), torch.arange(10) + 100
-    assert CodeBatches(codes, labels, 4, 0).description["checksum"] == checksum
-    for other in ((codes, labels + 1), (codes, None), (codes + 1, labels)):
-        assert CodeBatches(*other, 4, 0).description["checksum"] != checksum
-    with pytest.raises(CodesError, match="3 labels for 4 code maps: give one for each"):
-        CodeBatches(torch.zeros(4, 2, 2), torch.zeros(3), 2, 0)
-    with pytest.raises(DataError, match="2 or more are needed"):
-        numbered(1)
 
 
 # ---- what a prior has to beat
