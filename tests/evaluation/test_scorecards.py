@@ -1,0 +1,199 @@
+"""Scores stand between doing nothing and real pictures; a run's translations are measured once for its weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hw2lib.cyclegan import CycleGAN
+from hw2lib.evaluation import scorecards, translations
+from hw2lib.evaluation.judge import ZEBRA, between, kernel_distance
+from hw2lib.evaluation.scorecards import measure_translations
+from hw2lib.evaluation.translations import difference, translate
+from hw2lib.training import Run, Table
+
+
+@pytest.fixture(params=["photographs", "zebras"])
+def photographs(toy, request):
+    """The toy pictures, as if nobody knew the counterparts."""
+    return replace(toy, aligned=False, masks=None, zebras=request.param == "zebras")
+
+
+# ---- cards
+
+
+@pytest.mark.parametrize("to", ["a", "b"])
+def test_a_card_stands_between_doing_nothing_and_real_pictures(photographs, eye, to):
+    """A copy of either end closes nothing or all of the gap; distances and shares are those of the pictures themselves."""
+    source, target = (photographs.test_a, photographs.test_b) if to == "b" else (photographs.test_b, photographs.test_a)
+    real = scorecards.real_sample(photographs, to)
+    fakes = {"last": source.clone(), "average": real.clone()}
+    rows = scorecards.card(photographs, eye, to, fakes)
+    assert list(rows) == ["doing_nothing", "last", "average", "real_pictures"]
+    assert rows["last"]["kd"] == kernel_distance(eye.features(source), eye.features(target))
+    assert (rows["last"]["kd_closed"], rows["last"]["fd_closed"]) == pytest.approx((0, 0))
+    assert (rows["average"]["kd_closed"], rows["average"]["fd_closed"]) == pytest.approx((1, 1))
+    gap = abs(rows["doing_nothing"]["kd"] - rows["real_pictures"]["kd"])
+    assert rows["last"]["kd_closed_error"] == pytest.approx(rows["last"]["kd_error"] / gap)
+    assert not any(score.endswith("closed") for end in ("doing_nothing", "real_pictures") for score in rows[end])
+    for name, pictures in {"doing_nothing": source, **fakes, "real_pictures": real}.items():
+        zebras = (eye.look(pictures).probabilities.argmax(1) == ZEBRA).double().mean()
+        assert rows[name].get("zebra") == (zebras if photographs.zebras else None)
+
+
+def test_real_pictures_are_evenly_spaced_and_of_the_test_size(toy):
+    """As many as are translated, or all there are, from the first to the last; what is scaled is not cut."""
+    many = replace(toy, train_b=torch.arange(0, 250, 10, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 36, 36))
+    assert scorecards.real_sample(many, "b")[:, 0, 0, 0].tolist() == [0, 40, 90, 140, 190, 240]
+    assert scorecards.real_sample(many, "b").shape == (6, 3, 32, 32)
+    assert len(scorecards.real_sample(toy, "a")) == 3
+
+
+def test_drawn_pictures_are_compared_with_the_truth(toy):
+    """True counterparts have no difference to the truth, doing nothing leaves the background alone."""
+    rows = scorecards.card(toy, None, "a", {"last": torch.zeros_like(toy.test_a)})
+    assert list(rows) == ["doing_nothing", "last", "true_counterparts"]
+    assert rows["doing_nothing"] == {"truth": difference(toy.test_b, toy.test_a), "background": 0}
+    assert rows["true_counterparts"] == {"truth": 0, "background": 0}
+    assert rows["last"]["truth"] == difference(torch.zeros_like(toy.test_a), toy.test_a) > 0
+    assert rows["last"]["background"] == difference(torch.zeros_like(toy.test_b), toy.test_b, ~toy.masks) > 0
+
+
+# ---- the best and the worst
+
+
+def test_merit_is_what_it_is_said_to_be(toy, eye):
+    """Drawn pictures rank by nearness to the truth, zebras by their probability, others by their kernel to both domains."""
+    fake = torch.cat([toy.test_b[:3], toy.test_a[3:]])
+    assert scorecards.merit_by(toy, "b") == "truth"
+    order = scorecards.by_merit(toy, None, "b", fake).tolist()
+    assert set(order[:3]) == {0, 1, 2}
+    zebras = replace(toy, aligned=False, masks=None, zebras=True)
+    bluish = torch.full((4, 3, 32, 32), 50, dtype=torch.uint8)
+    bluish[:, 2] = torch.tensor([90, 200, 0, 120], dtype=torch.uint8)[:, None, None]
+    assert scorecards.merit_by(zebras, "a") == scorecards.merit_by(zebras, "b") == "zebra"
+    assert scorecards.by_merit(zebras, eye, "b", bluish).tolist() == [1, 3, 0, 2]
+    assert scorecards.by_merit(zebras, eye, "a", bluish).tolist() == [2, 0, 3, 1]
+    own = replace(zebras, zebras=False)
+    assert scorecards.merit_by(own, "b") == "features"
+    ranks = [scorecards.by_merit(own, eye, to, fake).tolist() for to in ("a", "b")]
+    assert ranks[0] == ranks[1][::-1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 24, 120])
+def test_the_best_the_typical_and_the_worst(count):
+    """They are the ends and the middle of the order, eight each where there are enough, and never overlap from three on."""
+    parts = scorecards.best_typical_worst(list(range(count)), 8)
+    each = max(1, min(8, count // 3))
+    assert parts["best"] == list(range(each))
+    assert parts["worst"] == list(range(count - each, count))
+    assert len(parts["typical"]) == each
+    assert abs(np.mean(parts["typical"]) - (count - 1) / 2) <= 0.5
+    if count >= 3:
+        assert len({*parts["best"], *parts["typical"], *parts["worst"]}) == 3 * each
+
+
+# ---- one call a section
+
+
+def test_what_is_measured_is_of_the_published_networks(translator, toy, tmp_path):
+    """Cards, cycle errors and the order of merit are those of both kinds of weights, written out, and kept in the run."""
+    run = Run("cyclegan", {}, tmp_path)
+    model = translations.as_published(translator, run)
+    found = measure_translations(run, model, toy, None)
+    assert {name: run.metrics[name] for name in found} == found
+    assert list(found) == ["cards", "cycle_error", "merit"]
+    for kind in ("last", "average"):
+        g_ab, g_ba = model.generators(kind == "average")
+        fake_b, fake_a = translate(g_ab, toy.test_a), translate(g_ba, toy.test_b)
+        assert found["cards"]["b"][kind]["truth"] == difference(fake_b, toy.test_b)
+        assert found["cards"]["a"][kind]["truth"] == difference(fake_a, toy.test_a)
+        assert found["cycle_error"][kind]["aba"] == difference(translate(g_ba, fake_b), toy.test_a)
+        assert found["cycle_error"][kind]["bab"] == difference(translate(g_ab, fake_a), toy.test_b)
+    # Of the averages, which came last.
+    assert found["merit"]["ab"] == scorecards.by_merit(toy, None, "b", fake_b).tolist()
+    assert found["merit"]["ba"] == scorecards.by_merit(toy, None, "a", fake_a).tolist()
+
+
+def test_translations_are_measured_once_for_their_weights(translator, toy, tmp_path, monkeypatch):
+    """A second call reads what is kept; other weights are measured anew."""
+    run = Run("cyclegan", {}, tmp_path)
+    found = measure_translations(run, translations.as_published(translator, run), toy, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(scorecards, "translate", lambda *_: pytest.fail("translated again"))
+        assert measure_translations(run, translations.as_published(translator, run), toy, None) == found
+    with torch.no_grad():
+        next(translator.average_ab.parameters()).neg_()
+    again = measure_translations(run, translations.as_published(translator, run), toy, None)
+    assert again["cards"]["b"]["average"] != found["cards"]["b"]["average"]
+    assert again["cards"]["a"] == found["cards"]["a"]
+
+
+def test_the_published_translations_are_read(monkeypatch):
+    """Of the published run nothing is measured, and every picture has its place in the order of merit."""
+    monkeypatch.setattr(scorecards, "translate", lambda *_: pytest.fail("translated"))
+    run = Run.published("cyclegan")
+    found = measure_translations(run, CycleGAN.load(run.kept_weights), None, None)
+    assert found == {name: run.metrics[name] for name in ("cards", "cycle_error", "merit")}
+    assert {way: sorted(order) for way, order in found["merit"].items()} == {
+        "ab": list(range(120)),
+        "ba": list(range(140)),
+    }
+    row, ends = found["cards"]["b"]["average"], (found["cards"]["b"][end] for end in ("real_pictures", "doing_nothing"))
+    assert row["kd_closed"] == pytest.approx(between(row["kd"], *(end["kd"] for end in ends)))
+
+
+# ---- reading a run
+
+
+def test_ends_of_the_training_are_means_of_a_tenth():
+    """Of 40 steps the first four and the last four; of three, one each."""
+    first, last = scorecards.first_and_last_tenth({"step": np.arange(40.0), "loss": np.arange(40.0) ** 2})
+    assert (first["loss"], last["loss"]) == (3.5, np.mean([36**2, 37**2, 38**2, 39**2]))
+    first, last = scorecards.first_and_last_tenth({"step": np.arange(3.0)})
+    assert (first["step"], last["step"]) == (0, 2)
+
+
+def test_levels_are_the_ends_of_the_cards():
+    """Each score drawn has doing nothing and real pictures of its direction; drawn ones have no real pictures."""
+    kd = {
+        "doing_nothing": {"kd": 3.0, "fd": 9.0},
+        "last": {"kd": 2.0, "fd": 5.0},
+        "real_pictures": {"kd": 0.5, "fd": 1.0},
+    }
+    found = scorecards.references({"b": kd, "a": {name: {"kd": row["kd"] + 1} for name, row in kd.items()}})
+    assert found["kd_ab"] == {"doing_nothing": 3.0, "real_pictures": 0.5}
+    assert found["kd_ba"] == {"doing_nothing": 4.0, "real_pictures": 1.5}
+    drawn = {"doing_nothing": {"truth": 0.4}, "true_counterparts": {"truth": 0.0}}
+    assert scorecards.references({"b": drawn, "a": drawn})["truth_ab"] == {"doing_nothing": 0.4}
+    epochs = {"last_truth_ba": 0, "last_truth_ab": 0, "last_change_ab": 0, "average_kd_ab": 0}
+    assert scorecards.drawn_scores(epochs) == ["truth_ab", "truth_ba"]
+
+
+@pytest.mark.parametrize("kind", ["last", "average"])
+def test_two_runs_are_compared_after_the_same_epoch(tmp_path, kind):
+    """Scores are of that epoch by the judged weights, the cycle loss is the mean of its steps and of both directions."""
+    runs = []
+    for number in (0, 1):
+        run = Run("cyclegan", {"number": number}, tmp_path)
+        run.folder.mkdir()
+        Table(run.folder / "history.csv").append(
+            [{"epoch": 1 + step // 2, "cycle_a": step / 10 + number, "cycle_b": step / 10} for step in range(6)]
+        )
+        for epoch in (1, 2, 3):
+            row = {f"{kind}_change_ab": 9, f"{kind}_kd_ab": epoch + number / 4, f"{kind}_shift_ba": epoch / 8}
+            Table(run.folder / "epochs.csv").append([{"epoch": epoch, "last_kd_ab": 7} | row])
+        runs.append(run)
+    found = scorecards.measure_identity(runs[1], runs[0], epoch=2)
+    assert found == runs[1].metrics["beside"]
+    assert found["without"] == pytest.approx({"kd_ab": 2, "shift_ba": 0.25, "cycle": 0.25})
+    assert found["with_identity"] == pytest.approx({"kd_ab": 2.25, "shift_ba": 0.25, "cycle": 0.75})
+
+
+def test_the_published_comparison_is_that_of_the_published_runs():
+    """What results/ says of both runs is what their own tables say after the tenth epoch."""
+    second = Run.published("cyclegan-identity")
+    found = scorecards.compare(Run.published("cyclegan"), second, 10)
+    for name, row in second.metrics["beside"].items():
+        assert found[name] == pytest.approx(row, rel=1e-9)
