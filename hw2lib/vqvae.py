@@ -45,6 +45,38 @@ class VQVAEConfig(BaseModel):
     seed: int = Field(0, ge=0)
 
 
+# ---- the equation
+
+
+def vqvae_losses(
+    x: Tensor, reconstruction: Tensor, quantized: Quantized, data_variance: float, latent_weight: float
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms of equation 3 and what the network minimises; x, reconstruction (B, 3, H, W) in [-0.5, 0.5].
+
+    The likelihood is a Gaussian whose variance is that of the data. For a picture of n numbers and a latent map of
+    m = D h w numbers equation 3 is then
+
+        n / 2 MSE / data_variance + m (codebook term + commitment term),
+
+    since the norms are sums over a picture and the terms are means. Here it is divided by n / 2: `latent_weight` is
+    2 m / n. Leaving that factor out, as the well-known notebooks do, weighs the commitment 2.7 times less at the default
+    sizes.
+    """
+    mse = F.mse_loss(reconstruction, x)
+    vq = quantized.codebook_loss + quantized.commitment_loss
+    losses = {
+        "reconstruction": mse / data_variance,
+        "mse": mse,
+        "codebook": quantized.codebook_loss,
+        "commitment": quantized.commitment_loss,
+        "vq": vq,
+    }
+    return losses, losses["reconstruction"] + latent_weight * vq
+
+
+# ---- the network
+
+
 class ResidualBlock(nn.Module):
     def __init__(self, channels: int, residual_channels: int):
         super().__init__()
@@ -64,19 +96,13 @@ def residual_stack(config: VQVAEConfig) -> nn.Sequential:
 class VQVAE(nn.Module):
     """Encoder, quantizer and decoder, with the training step. Its first weights depend on the config alone.
 
-    `encode` and `decode` are the codec; `step` is one update of the loss of equation 3 with a Gaussian likelihood
-    whose variance is that of the data. For a picture of n numbers and a latent map of m = D h w numbers it is
-
-        n / 2 MSE / data_variance + m (codebook term + commitment term),
-
-    since the norms are sums over a picture and the terms are means. `step` takes it divided by n / 2. Leaving the
-    factor 2 m / n out, as the well-known notebooks do, weighs the commitment 2.7 times less at the default sizes.
+    `encode` and `decode` are the codec; `step` is one update of `vqvae_losses`.
     """
 
     def __init__(self, config: VQVAEConfig):
         super().__init__()
         self.config = config
-        self.latent_weight = 2 * config.code_dim * (config.size // 4) ** 2 / (3 * config.size**2)  # 2 m / n
+        self.latent_weight = 2 * config.code_dim * (config.size // 4) ** 2 / (3 * config.size**2)
         hidden = config.hidden_channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -164,18 +190,11 @@ class VQVAE(nn.Module):
             if schedule.last_epoch == 0 and self.config.kmeans_init:
                 self.quantizer.start_from(self.encoder(x).detach())
             reconstruction, quantized = self(x)
-        mse = F.mse_loss(reconstruction, x)
-        vq = quantized.codebook_loss + quantized.commitment_loss
+        losses, total = vqvae_losses(x, reconstruction, quantized, self.config.data_variance, self.latent_weight)
         optimizer.zero_grad(set_to_none=True)
-        (mse / self.config.data_variance + self.latent_weight * vq).backward()
+        total.backward()
         average_gradients(self.fabric, self.parameters())
         optimizer.step()
         schedule.step()
-        return {
-            "reconstruction": mse.detach() / self.config.data_variance,
-            "mse": mse.detach(),
-            "codebook": quantized.codebook_loss.detach(),
-            "commitment": quantized.commitment_loss.detach(),
-            "vq": vq.detach(),
-            "perplexity": quantized.perplexity,
-        }
+        losses["perplexity"] = quantized.perplexity
+        return {name: loss.detach() for name, loss in losses.items()}
