@@ -47,7 +47,7 @@ FILTERS = {
     "size": tables.size,
     "title": tables.title,
 }
-TEMPLATES = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+TEMPLATES = jinja2.Environment(undefined=jinja2.StrictUndefined)
 TEMPLATES.filters |= FILTERS
 # What is needed may be missing; what is written may not.
 NEEDS = TEMPLATES.overlay(undefined=jinja2.ChainableUndefined)
@@ -72,7 +72,7 @@ def met(needs: str, names: Mapping) -> bool:
 
 def answer(needs: str, text: str, names: Mapping) -> str:
     """The rendered text, or that it has not been measured."""
-    return render(text, names) if met(needs, names) else f"*{NOT_MEASURED.capitalize()}.*"
+    return render(text, names).strip() if met(needs, names) else f"*{NOT_MEASURED.capitalize()}.*"
 
 
 def claims(section: str, text: str, names: Mapping) -> list[dict[str, str]]:
