@@ -176,6 +176,18 @@ def best_typical_worst(order: list[int], each: int) -> dict[str, list[int]]:
     return {"best": order[:each], "typical": order[middle : middle + each], "worst": order[-each:]}
 
 
+def ranked(model: CycleGAN, pictures: Tensor, way: str, order: list[int], each: int = 8) -> dict[str, Tensor]:
+    """The best, some typical and the worst of uint8 pictures (N, 3, H, W), and what the judged weights make of them.
+
+    order: positions, the best first, see `measure_translations`. {"best", "best_translated", "typical", ...}.
+    """
+    there = model.generators(kinds(model)[-1] == "average")[way == "ba"]
+    rows = {}
+    for part, places in best_typical_worst(order, each).items():
+        rows |= {part: pictures[places], f"{part}_translated": translate(there, pictures[places])}
+    return rows
+
+
 # ---- reading a run
 
 

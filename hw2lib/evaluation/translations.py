@@ -181,3 +181,31 @@ def strips(run: Run, size: int) -> list[Tensor]:
 def evenly(count: int, most: int) -> list[int]:
     """At most `most` of the positions 0 to count - 1, first and last among them."""
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
+
+
+# ---- rows of pictures to look at
+
+
+def there_and_back(model: CycleGAN, pictures: Tensor, way: str) -> dict[str, Tensor]:
+    """Test pictures, their translations from a to b (`way` "ab") or b to a ("ba"), and the way back from the judged ones.
+
+    {"input", each of kinds(model), "back"}: uint8 (N, 3, H, W) each.
+    """
+    rows = {"input": pictures}
+    for kind in kinds(model):
+        there, back = model.generators(kind == "average")[:: 1 if way == "ab" else -1]
+        rows[kind] = translate(there, pictures)
+    return rows | {"back": translate(back, rows[kind])}
+
+
+def some_epochs(run: Run, size: int, most: int = 8) -> dict[str, Tensor]:
+    """What was kept of at most `most` epochs, by the judged weights: {"epoch 1": uint8 (2 STRIP, 3, size, size), ...}."""
+    kept = strips(run, size)
+    return {f"epoch {epoch + 1}": kept[epoch][-1] for epoch in evenly(len(kept), most)}
+
+
+def side_by_side(run: Run, second: Run, domains: Domains) -> dict[str, Tensor]:
+    """Test pictures, and what two runs had made of them by the end of the second one: {"input", "without", "with_identity"}."""
+    kept = strips(second, domains.size)
+    without = strips(run, domains.size)[len(kept) - 1][-1]
+    return {"input": strip_inputs(domains), "without": without, "with_identity": kept[-1][-1]}

@@ -4,13 +4,19 @@ Every table of the report: numbers in, rows out, a list of dicts of column -> ce
     of a study (a run)       scores(run, variants)  balances(run)  terms(run)  starts(run)  quantizers(run)  provenance(run)
     of metrics (dicts)       card(rows)  beside(found)  hidden(found)  gradients(facts)  likelihoods(rows, places)
                              identities(found, places)  codecs(reconstruction)  comparison(found)  fids(found)
+    of networks              layers(network, x)  losses(found)  count_weights(network)
+    of networks              layers(network, x)  count_weights(network)  losses(history)
     in words                 title(identifier)  plus_minus(entry, digits)  size(entry)  pace(ratio)  seeds_in_words(run)
 
 Results are kept under identifiers; what a reader sees instead is in TITLES.
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
 
 from hw2lib.studies.study import by_case, by_value, seeds
 from hw2lib.training.progress import duration
@@ -18,10 +24,35 @@ from hw2lib.training.runs import Run
 
 # An identifier that is not here is shown as it is, with spaces for underscores.
 TITLES = {
-    # weights of translators
+    # weights of translators, and rows of pictures
+    "back": "and back",
+    "best_translated": "translated",
+    "typical_translated": "translated",
+    "worst_translated": "translated",
     "average": "averaged",
     "without": "without identity loss",
     "with_identity": "with identity loss",
+    # by what translations are ranked
+    "truth": "nearness to the true counterpart",
+    "zebra": "the judge's probability of a zebra",
+    "features": "nearness to the target domain in the judge's features",
+    # what a training step logs
+    "g_ab": "adversarial loss of the generator from A to B",
+    "g_ba": "adversarial loss of the generator from B to A",
+    "cycle_a": "cycle loss, A to B to A",
+    "cycle_b": "cycle loss, B to A to B",
+    "identity_a": "identity loss of the generator into A",
+    "identity_b": "identity loss of the generator into B",
+    **{
+        f"d_{domain}{kind}": f"{what} the discriminator of {domain.upper()}{on}"
+        for domain in "ab"
+        for kind, what, on in (
+            ("", "loss of", ""),
+            ("_real", "mean output of", " on real pictures"),
+            ("_fake", "mean output of", " on translations"),
+        )
+    },
+    "vq": "VQ loss",
     # variants of the ablations
     "cycle_weight_0_1": "cycle weight 0.1",
     "unet_generator": "U-Net generator",
@@ -55,6 +86,7 @@ TITLES = {
 }
 # Beside a row of pictures there is less room.
 SHORT_TITLES = {
+    **{word: word for word in ("truth", "zebra", "features")},
     "without": "without",
     "with_identity": "with",
     "no_adversarial_loss": "no adversary",
@@ -117,6 +149,60 @@ def seeds_in_words(run: Run) -> str:
     """'3 seeds each' or 'one seed each', of a study."""
     count = seeds(run)
     return "one seed each" if count == 1 else f"{count} seeds each"
+
+
+# ---- networks
+
+
+def count_weights(network: nn.Module) -> int:
+    """How many numbers a network learns."""
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def layers(network: nn.Module, x: Tensor) -> list[Row]:
+    """The layers that have weights, in the order in which a batch x (B, C, H, W) passes them, and what each makes of it."""
+    passed: list[tuple[str, str, int]] = []
+
+    def note(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        passed.append((_layer(layer), " x ".join(map(str, output.shape[1:])), count_weights(layer)))
+
+    hooks = [layer.register_forward_hook(note) for layer in _parts(network)]
+    with torch.no_grad():
+        network(x)
+    for hook in hooks:
+        hook.remove()
+    times = {found: passed.count(found) for found in passed}
+    return [
+        {
+            "layer": words if count == 1 else f"{words}, {count} times",
+            "output, C x H x W": shape,
+            "weights": f"{count * weights:,}",
+        }
+        for (words, shape, weights), count in times.items()
+    ]
+
+
+def _parts(network: nn.Module) -> Iterator[nn.Module]:
+    """The layers with weights inside of plain sequences; a block that is more than that is one layer."""
+    for layer in network.children():
+        if type(layer) in (nn.Sequential, nn.ModuleList):
+            yield from _parts(layer)
+        elif count_weights(layer):
+            yield layer
+
+
+def _layer(layer: nn.Module) -> str:
+    """'convolution 4 x 4, stride 2', 'residual block'."""
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(layer).__name__).lower()
+    kind = "transposed convolution" if isinstance(layer, nn.ConvTranspose2d) else "convolution"
+    stride = f", stride {layer.stride[0]}" if layer.stride[0] > 1 else ""
+    return f"{kind} {layer.kernel_size[0]} x {layer.kernel_size[1]}{stride}"
+
+
+def losses(found: Mapping[str, float | Tensor]) -> list[Row]:
+    """What one training step returns."""
+    return [{"in one step": title(name), "value": f"{float(value):.4g}"} for name, value in found.items()]
 
 
 # ---- CycleGAN
@@ -357,3 +443,31 @@ def provenance(run: Run) -> Row:
 def _data(pictures: dict) -> str:
     checksums = [f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"]
     return ", ".join([f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,}", *checksums])
+
+
+# ---- networks
+
+
+def count_weights(network: nn.Module) -> int:
+    """Numbers that are learnt by gradient."""
+    return sum(weight.numel() for weight in network.parameters())
+
+
+@torch.no_grad()
+def layers(network: Iterable[nn.Module], x: Tensor) -> list[Row]:
+    """A row for each layer in the order of the network, with the shape of what it makes of x; runs of a kind are one."""
+    found = []
+    for layer in network:
+        x = layer(x)
+        found.append((type(layer).__name__, " x ".join(map(str, x.shape)), count_weights(layer)))
+    rows = []
+    for (kind, shape, weights), alike in groupby(found):
+        times = len(list(alike))
+        words = kind if times == 1 else f"{times} x {kind}"
+        rows.append({"layer": words, "output": shape, "weights": f"{times * weights:,}" if weights else ""})
+    return rows
+
+
+def losses(history: dict[str, Tensor]) -> list[Row]:
+    """What the last step of a training logged, as a table."""
+    return [{"name": name, "value": f"{float(values[-1]):.4f}"} for name, values in history.items()]
