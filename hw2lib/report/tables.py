@@ -5,7 +5,6 @@ Every table of the report: numbers in, rows out, a list of dicts of column -> ce
     of metrics (dicts)       card(rows)  beside(found)  hidden(found)  gradients(facts)  likelihoods(rows, places)
                              identities(found, places)  codecs(reconstruction)  comparison(found)  fids(found)
     of networks              layers(network, x)  losses(found)  count_weights(network)
-    of networks              layers(network, x)  count_weights(network)  losses(history)
     in words                 title(identifier)  plus_minus(entry, digits)  size(entry)  pace(ratio)  seeds_in_words(run)
 
 Results are kept under identifiers; what a reader sees instead is in TITLES.
@@ -443,31 +442,3 @@ def provenance(run: Run) -> Row:
 def _data(pictures: dict) -> str:
     checksums = [f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"]
     return ", ".join([f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,}", *checksums])
-
-
-# ---- networks
-
-
-def count_weights(network: nn.Module) -> int:
-    """Numbers that are learnt by gradient."""
-    return sum(weight.numel() for weight in network.parameters())
-
-
-@torch.no_grad()
-def layers(network: Iterable[nn.Module], x: Tensor) -> list[Row]:
-    """A row for each layer in the order of the network, with the shape of what it makes of x; runs of a kind are one."""
-    found = []
-    for layer in network:
-        x = layer(x)
-        found.append((type(layer).__name__, " x ".join(map(str, x.shape)), count_weights(layer)))
-    rows = []
-    for (kind, shape, weights), alike in groupby(found):
-        times = len(list(alike))
-        words = kind if times == 1 else f"{times} x {kind}"
-        rows.append({"layer": words, "output": shape, "weights": f"{times * weights:,}" if weights else ""})
-    return rows
-
-
-def losses(history: dict[str, Tensor]) -> list[Row]:
-    """What the last step of a training logged, as a table."""
-    return [{"name": name, "value": f"{float(values[-1]):.4f}"} for name, values in history.items()]
