@@ -191,7 +191,7 @@ def convolution_work(config: CycleGANConfig) -> float:
 
 def peak_speed(config: CycleGANConfig, precision: str) -> float:
     """Operations a second of a residual block's convolution alone, forward, on the present number of threads."""
-    bf16 = devices.machine("cpu", precision)._precision.precision == "bf16-mixed"
+    bf16 = devices.precision_of(devices.machine("cpu", precision)) == "bf16"
     channels, side = 4 * config.base_channels, config.size // 4
     layer = nn.Conv2d(channels, channels, 3).to(
         torch.bfloat16 if bf16 else torch.float32, memory_format=torch.channels_last

@@ -1,7 +1,7 @@
 """One VQ-VAE training step beside the plain implementation, in turn in one run: python benchmarks/vqvae_step.py
 
 Plain is what the well-known notebooks do, with the same layers and loss: float32, contiguous tensors, one-hot
-quantizer, and a DataLoader that opens each picture as a PIL image. Ours is what `hw2lib.training.loop` runs: the batch by
+quantizer, and a DataLoader that opens each picture as a PIL image. Ours is what `hw2lib.training.fit` runs: the batch by
 index, bf16 where the machine computes in it, channels-last, distances in blocks, freed memory kept. The pictures are
 random bytes in CIFAR-10's shape: their content does not change the work. Prints medians and the ratio of the medians.
 """
