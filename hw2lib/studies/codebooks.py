@@ -1,11 +1,11 @@
 """What the parts of a VQ-VAE are for: short trainings with a loss term cut, another start, or another quantizer.
 
-All are at the pace of the best-known notebooks of the same network, so that their printed numbers stand beside these
-(experiments.PRINTED_AT_1000): batches of 32 pictures, Adam at a constant 3e-4, 1,000 updates. Besides, what needs no
-training: which part each loss term teaches (`gradient_facts`).
+All are at the pace of the best-known notebooks of the same network, whose printed numbers can stand beside these: batches
+of 32 pictures, Adam at a constant 3e-4, 1,000 updates. Besides, what needs no training: which part each loss term
+teaches (`gradient_facts`).
 
-`terms`, `starts` and `other_quantizers` are studies (see hw2lib.studies.study). Of the config that they are given the sizes, the
-commitment and, but for `starts`, the decay count.
+`terms`, `starts` and `other_quantizers` are studies. Of the config that they are given the sizes, the commitment and, but
+for `starts`, the decay count.
 """
 
 import math
@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hw2lib import Problem, optional
-from hw2lib.data import pictures as data
-from hw2lib.data.batches import Batches, random_stream
+from hw2lib.data import Batches, Pictures, random_stream
 from hw2lib.evaluation.codec import evaluate_vqvae
 from hw2lib.parameters import make
 from hw2lib.quantizers import EMAVectorQuantizer, Quantized, code_perplexity
@@ -28,14 +27,15 @@ from hw2lib.training.runs import Run
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 BATCH_SIZE = 32
-TEST_PICTURES = 4096  # the first ones of the test set are looked at, or all where there are fewer
+# The first ones of the test set are looked at, or all where there are fewer.
+TEST_PICTURES = 4096
 DEFAULT = VQVAEConfig()
 
 
 # ---- what all studies share
 
 
-def config_as_others(config: VQVAEConfig, pictures: data.Pictures, seed: int = 0, **options) -> VQVAEConfig:
+def config_as_others(config: VQVAEConfig, pictures: Pictures, seed: int = 0, **options) -> VQVAEConfig:
     """The config for these pictures at the other notebooks' learning rate, with `options` of this experiment."""
     shared = {
         "size": pictures.train.shape[-1],
@@ -47,13 +47,13 @@ def config_as_others(config: VQVAEConfig, pictures: data.Pictures, seed: int = 0
     return make(VQVAEConfig, config.model_dump() | shared | options)
 
 
-def train(model: VQVAE, pictures: data.Pictures, updates: int) -> dict[str, Tensor]:
+def train(model: VQVAE, pictures: Pictures, updates: int) -> dict[str, Tensor]:
     """`train_briefly` with the batches of all these studies, and the chance of starts and restarts from the config."""
     batches = Batches(pictures.train, BATCH_SIZE, model.config.seed)
     return train_briefly(model, batches, updates, model.config.seed)
 
 
-def scores(model: VQVAE, pictures: data.Pictures, history: dict[str, Tensor]) -> dict[str, float]:
+def scores(model: VQVAE, pictures: Pictures, history: dict[str, Tensor]) -> dict[str, float]:
     """evaluate_vqvae's numbers, and train_nmse and train_perplexity of the last 100 batches, as notebooks print them."""
     return evaluate_vqvae(model, pictures.test[:TEST_PICTURES]) | {
         "train_nmse": float(history["reconstruction"][-100:].mean()),
@@ -62,7 +62,7 @@ def scores(model: VQVAE, pictures: data.Pictures, history: dict[str, Tensor]) ->
 
 
 @torch.no_grad()
-def encoder_scores(model: VQVAE, pictures: data.Pictures, batch_size: int = 500) -> dict[str, float]:
+def encoder_scores(model: VQVAE, pictures: Pictures, batch_size: int = 500) -> dict[str, float]:
     """encoder_rms, the root mean square of z_e, and test_commitment, beta ||z_e - e||^2, of the test pictures."""
     test = pictures.test[:TEST_PICTURES]
     squares = commitment = 0.0
@@ -134,7 +134,7 @@ class Without(VQVAE):
         return self
 
 
-def terms(pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, n_jobs=1) -> Run:
+def terms(pictures: Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, n_jobs=1) -> Run:
     """The study of `measure_terms`: each term removed in turn, for both codebooks. Raises RunError."""
     cases = [
         {"codebook": codebook, "removed": removed, "seed": seed}
@@ -146,7 +146,7 @@ def terms(pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), con
     return _study("codebook-terms", cases, measure_terms, given, TERMS_OPTIONS, runs, n_jobs=n_jobs)
 
 
-def measure_terms(case: Case, pictures: data.Pictures, updates: int, config=DEFAULT) -> dict[str, float]:
+def measure_terms(case: Case, pictures: Pictures, updates: int, config=DEFAULT) -> dict[str, float]:
     """`scores` and `encoder_scores` of case["codebook"] trained without the term case["removed"].
 
     All start from the k-means centres of the first batch: what a codebook makes of its start shows, not the start. Two
@@ -164,9 +164,8 @@ def gradient_facts(seed: int) -> dict[str, float]:
     in float64, for a small network with a gradient codebook at its first weights and 4 pictures of noise. A part that a
     term does not reach has exactly 0.
     """
-    config = VQVAEConfig(
-        size=16, hidden_channels=16, residual_channels=8, num_codes=32, code_dim=8, codebook="gradient", seed=seed
-    )  # fmt: skip
+    sizes = {"size": 16, "hidden_channels": 16, "residual_channels": 8, "num_codes": 32, "code_dim": 8}
+    config = VQVAEConfig(codebook="gradient", seed=seed, **sizes)
     model = VQVAE(config).double()
     x = torch.rand(4, 3, 16, 16, dtype=torch.float64, generator=random_stream(seed)) - 0.5
     z_e = model.encoder(x)
@@ -222,14 +221,14 @@ class NoiseAverages(EMAVectorQuantizer):
         self.codebook.copy_(self.sums / self.counts[:, None])
 
 
-def starts(pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, n_jobs=1) -> Run:
+def starts(pictures: Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, n_jobs=1) -> Run:
     """The study of `measure_start` over STARTS and seeds. Raises RunError."""
     cases = [{"start": start, "seed": seed} for seed in seeds for start in STARTS]
     given = {"pictures": pictures, "updates": updates, "config": config}
     return _study("codebook-starts", cases, measure_start, given, STARTS_OPTIONS, runs, {"start": STARTS}, n_jobs)
 
 
-def measure_start(case: Case, pictures: data.Pictures, updates: int, config=DEFAULT) -> dict[str, float]:
+def measure_start(case: Case, pictures: Pictures, updates: int, config=DEFAULT) -> dict[str, float]:
     """`scores` and `encoder_scores` of an EMA codebook that begins as case["start"] of STARTS says.
 
     Also perplexity_at_100 and perplexity_at_500 if it gets there: means of the 20 training batches around these updates.
@@ -295,7 +294,7 @@ def borrow(name: str, config: VQVAEConfig, levels: Sequence[int] = LEVELS) -> Bo
 
 
 def other_quantizers(
-    pictures: data.Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, levels=LEVELS, n_jobs=1
+    pictures: Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, levels=LEVELS, n_jobs=1
 ) -> Run:
     """The study of `measure_quantizer` over QUANTIZERS and seeds; its metrics name the package's version, too.
 
@@ -311,9 +310,7 @@ def other_quantizers(
     return run
 
 
-def measure_quantizer(
-    case: Case, pictures: data.Pictures, updates: int, config=DEFAULT, levels=LEVELS
-) -> dict[str, float]:
+def measure_quantizer(case: Case, pictures: Pictures, updates: int, config=DEFAULT, levels=LEVELS) -> dict[str, float]:
     """`scores` of one network with the quantizer case["quantizer"]; ours have k-means start and restarts, as published.
 
     Encoder and decoder are the same, and so are their first weights.

@@ -2,8 +2,7 @@
 
 The pictures are drawn (see hw2lib.data.toy): a translation can be compared with its true counterpart. Which part
 is changed follows the paper's own ablation (Zhu et al. 2017, arXiv:1703.10593, section 5.1.4) and the
-homework's questions. Besides, what needs no training of its own: the gradients of the objectives
-(`gradient_by_logit`) and what a translation hides from the eye (`hidden_information`).
+homework's questions. Besides, what needs no training: the gradients of the objectives (`gradient_by_logit`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,16 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, generator_loss
-from hw2lib.data.batches import Pairs
-from hw2lib.data.unpaired import Domains, toy_domains
+from hw2lib.data import Domains, Pairs, toy_domains
 from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, load_strip, save_strip, translate
 from hw2lib.studies.findings import WEIGHTS
 from hw2lib.studies.study import Case, rows, study, train_briefly, values
 from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig
 from hw2lib.training.runs import Run
 
-KEPT = 8  # test pictures of each domain, whose translations can be looked at
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: Rec. ITU-R BT.601
+# Test pictures of each domain whose translations can be looked at.
+KEPT = 8
+# Of red, green, blue: Rec. ITU-R BT.601.
+LUMINANCE = (0.299, 0.587, 0.114)
 
 
 # ---- what is changed
@@ -162,7 +162,7 @@ def scores(domains: Domains, way: str, fake: Tensor) -> dict[str, float]:
 
     truth       mean absolute difference, 0 to 2, to the true counterparts
     background  the same to the source, off the animal, where nothing has to change
-    shift       difference of the mean colours to the source's, see translation.colour_shift
+    shift       difference of the mean colours to the source's, see translations.colour_shift
     stripes     0 as the source, 1 as the true counterparts, see `stripes`
     """
     source, target = domains.test_a, domains.test_b
@@ -223,7 +223,7 @@ def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path |
 
 
 def drawn_domains(sizes: Sizes = DEFAULT) -> Domains:
-    """The pictures of all ablations, see unpaired.toy_domains."""
+    """The pictures of all ablations, see data.toy_domains."""
     return toy_domains(sizes.size, sizes.train, sizes.test)
 
 

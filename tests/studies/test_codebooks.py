@@ -9,8 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hw2lib.data import batches
-from hw2lib.data import pictures as data
+from hw2lib.data import random_stream, toy_pictures
 from hw2lib.evaluation.codec import evaluate_vqvae
 from hw2lib.evaluation.metrics import perplexity
 from hw2lib.studies import codebooks, study
@@ -31,7 +30,7 @@ from hw2lib.studies.codebooks import (
     scores,
     train,
 )
-from hw2lib.training import devices
+from hw2lib.training import machine
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 SMALL = VQVAEConfig(hidden_channels=8, residual_channels=4, num_codes=16, code_dim=4)
@@ -44,12 +43,12 @@ TAUGHT = {"reconstruction": {"encoder", "decoder"}, "codebook": {"codebook"}, "c
 @pytest.fixture(scope="module")
 def toy():
     """40 drawn training pictures and 12 test pictures."""
-    return data.toy_pictures(32, train=40, test=12)
+    return toy_pictures(32, train=40, test=12)
 
 
 def ready(model, steps=20):
     """A model set up on the CPU, in training mode."""
-    model.setup(devices.machine("cpu", "32"), steps)
+    model.setup(machine("cpu", "32"), steps)
     return model.train()
 
 
@@ -93,10 +92,9 @@ def test_each_term_teaches_what_equation_3_says():
 
 def test_gradient_facts_are_those_of_the_network():
     """In float32 the network's own forward gives the same nine norms, with the weights that `step` gives the terms."""
-    config = VQVAEConfig(
-        size=16, hidden_channels=16, residual_channels=8, num_codes=32, code_dim=8, codebook="gradient", seed=3
-    )  # fmt: skip
-    x = torch.rand(4, 3, 16, 16, dtype=torch.float64, generator=batches.random_stream(3)).float() - 0.5
+    sizes = {"size": 16, "hidden_channels": 16, "residual_channels": 8, "num_codes": 32, "code_dim": 8}
+    config = VQVAEConfig(codebook="gradient", seed=3, **sizes)
+    x = torch.rand(4, 3, 16, 16, dtype=torch.float64, generator=random_stream(3)).float() - 0.5
     facts, latents, numbers = gradient_facts(3), 8 * 4 * 4, 3 * 16 * 16
     for term in TAUGHT:
         model = VQVAE(config)
@@ -169,15 +167,6 @@ def test_two_codebooks_that_learn_nothing_are_one(toy):
         assert all(one[number] == other[number] for number in numbers) == (removed == "codebook")
 
 
-def test_train_and_eval_mode_reach_the_frozen_codebook_as_they_should(pictures):
-    """Only with the codebook's learning removed does the quantizer stay in eval mode while the network trains."""
-    for removed in REMOVED:
-        model = Without(options("ema"), removed).train()
-        assert model.training and model.encoder.training
-        assert model.quantizer.training == (removed != "codebook")
-        assert not model.eval().quantizer.training
-
-
 @both_codebooks
 def test_without_the_commitment_term_the_quantizer_tells_the_encoder_nothing(codebook, pictures):
     """The gradient at z_e is then the decoder's alone, and the terms of the quantizer send none at all."""
@@ -243,9 +232,9 @@ def test_starts_are_what_they_are_called(toy, monkeypatch):
         assert measure_start({"start": start, "seed": 1}, toy, 5, SMALL) == {}
     for start, model in seen.items():
         config = model.config
-        assert config.kmeans_init == (start in ("k-means start", "both"))
-        assert config.restart_dead == (start in ("restart of dead codes", "both"))
-        assert isinstance(model.quantizer, NoiseAverages) == (start == "averages of noise")
+        assert config.kmeans_init == (start in ("kmeans_start", "both"))
+        assert config.restart_dead == (start in ("restarts", "both"))
+        assert isinstance(model.quantizer, NoiseAverages) == (start == "noise_averages")
         assert (config.codebook, config.schedule, config.seed) == ("ema", "constant", 1)
         assert model.quantizer.decay == config.decay == 0.99
         assert config.learning_rate == 3e-4
@@ -319,10 +308,10 @@ def test_train_makes_the_updates_that_it_is_asked_for(toy):
 
 MEASURES = {
     "terms": (measure_terms, {"codebook": "gradient", "removed": "commitment"}, ()),
-    "start": (measure_start, {"start": "averages of noise"}, ()),
-    "ours": (measure_quantizer, {"quantizer": "EMA"}, (LEVELS,)),
-    "FSQ": (measure_quantizer, {"quantizer": "FSQ"}, (LEVELS,)),
-    "SimVQ": (measure_quantizer, {"quantizer": "SimVQ"}, (LEVELS,)),
+    "start": (measure_start, {"start": "noise_averages"}, ()),
+    "ours": (measure_quantizer, {"quantizer": "ema"}, (LEVELS,)),
+    "fsq": (measure_quantizer, {"quantizer": "fsq"}, (LEVELS,)),
+    "simvq": (measure_quantizer, {"quantizer": "simvq"}, (LEVELS,)),
 }
 
 
@@ -338,25 +327,26 @@ def test_a_case_is_determined_by_its_seed(toy, name):
     assert all(np.isfinite(value) for value in first.values())
 
 
-def test_the_study_of_terms_has_every_case(toy, tmp_path):
-    """Two codebooks, four removals, one row each with the case's own numbers; the settings are kept with them."""
-    run = codebooks.terms(toy, tmp_path, updates=1, seeds=(4,), config=SMALL)
-    rows = study.rows(run)
-    assert [(row["codebook"], row["removed"], row["seed"]) for row in rows] == [
-        (codebook, removed, 4) for codebook in ("gradient", "ema") for removed in REMOVED
-    ]
+def test_the_studies_have_every_case(toy, tmp_path):
+    """A row for each codebook and removed term, start, or quantizer, with the case's own numbers; settings say the rest."""
+    asked = {"pictures": toy, "runs": tmp_path, "updates": 1, "seeds": (4,), "config": SMALL}
+    terms, starts = codebooks.terms(**asked), codebooks.starts(**asked)
+    quantizers = codebooks.other_quantizers(**asked, levels=LEVELS)
     case = {"codebook": "ema", "removed": "reconstruction", "seed": 4}
-    assert rows[5] == case | measure_terms(case, toy, 1, SMALL)
-    kept = json.loads((run.folder / "config.json").read_text())["settings"]
-    assert (kept["updates"], kept["batch_size"], kept["test_pictures"]) == (1, 32, 12)
-    assert kept["config"]["learning_rate"] == 3e-4 and not kept["config"]["restart_dead"]
+    assert study.rows(terms)[5] == case | measure_terms(case, toy, 1, SMALL)
+    found = study.by_case(terms)
+    assert {codebook: tuple(its) for codebook, its in found.items()} == {"gradient": REMOVED, "ema": REMOVED}
+    assert tuple(study.by_value(starts)) == tuple(STARTS)
+    assert starts.metrics["options"]["start"] == STARTS
+    assert tuple(study.by_value(quantizers)) == QUANTIZERS
+    assert quantizers.metrics["package"]["vector-quantize-pytorch"][0].isdigit()
 
-
-def test_the_study_of_starts_has_every_case(toy, tmp_path):
-    """The five starts, one row each, with the control among them."""
-    run = codebooks.starts(toy, tmp_path, updates=1, seeds=(0,), config=SMALL)
-    assert [row["start"] for row in study.rows(run)] == list(STARTS)
-    assert run.config["settings"]["config"]["decay"] == 0.99
+    settings = [json.loads((run.folder / "config.json").read_text())["settings"] for run in (terms, starts, quantizers)]
+    assert all((its["updates"], its["batch_size"], its["test_pictures"]) == (1, 32, 12) for its in settings)
+    configs = [its["config"] for its in settings]
+    assert configs[0]["learning_rate"] == 3e-4 and not configs[0]["restart_dead"]
+    assert configs[1]["decay"] == 0.99
+    assert settings[2]["levels"] == [4, 4] and configs[2]["num_codes"] == 16
 
 
 # ---- other quantizers
@@ -365,7 +355,7 @@ def test_the_study_of_starts_has_every_case(toy, tmp_path):
 def test_fsq_rounds_to_its_levels():
     """Without projections its values are those of the paper's formula in NumPy, its codes count them in base 4."""
     config = SMALL.model_copy(update={"code_dim": 2})
-    quantizer = borrow("FSQ", config, LEVELS)
+    quantizer = borrow("fsq", config, LEVELS)
     assert not list(quantizer.parameters())
     z_e = 2 * torch.randn(3, 2, 12, 12, generator=torch.Generator().manual_seed(0))
     found = quantizer(z_e)
@@ -384,7 +374,7 @@ def test_simvq_is_equation_3_on_a_moved_codebook():
     """Codes are the nearest of frozen noise times the matrix, losses those of equation 3, gradients straight-through."""
     torch.manual_seed(0)
     config = SMALL.model_copy(update={"commitment": 0.5})
-    quantizer = borrow("SimVQ", config)
+    quantizer = borrow("simvq", config)
     z_e = torch.randn(3, 4, 5, 5, requires_grad=True)
     found = quantizer(z_e)
     (matrix,) = quantizer.parameters()
@@ -415,15 +405,15 @@ def test_the_network_around_a_quantizer_is_the_same(toy, monkeypatch):
     for name, model in seen.items():
         assert model.config.num_codes == 16
         for part in ("encoder", "decoder"):
-            ours, theirs = copied(getattr(seen["EMA"], part)), copied(getattr(model, part))
+            ours, theirs = copied(getattr(seen["ema"], part)), copied(getattr(model, part))
             assert same(ours, theirs), name
     trained = {name: sum(p.numel() for p in model.quantizer.parameters()) for name, model in seen.items()}
-    assert trained == {"FSQ": 4 * 2 + 2 + 2 * 4 + 4, "SimVQ": 4 * 4, "EMA": 0, "gradient": 16 * 4}
+    assert trained == {"fsq": 4 * 2 + 2 + 2 * 4 + 4, "simvq": 4 * 4, "ema": 0, "gradient": 16 * 4}
 
 
 def test_the_borrowed_layers_learn(pictures):
     """What a borrowed quantizer has of weights is in the optimiser: all of it moves in three steps."""
-    for name in ("FSQ", "SimVQ"):
+    for name in ("fsq", "simvq"):
         model = VQVAE(options("ema", kmeans_init=False))
         model.quantizer = borrow(name, model.config, LEVELS)
         before = [p.detach().clone() for p in model.quantizer.parameters()]
@@ -432,20 +422,9 @@ def test_the_borrowed_layers_learn(pictures):
         assert len(after) and not any(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
-def test_the_study_of_quantizers_names_the_package(toy, tmp_path):
-    """Four quantizers, one row each; the version of the package is kept with them."""
-    run = codebooks.other_quantizers(toy, tmp_path, updates=1, seeds=(0,), config=SMALL, levels=LEVELS)
-    assert [row["quantizer"] for row in study.rows(run)] == list(QUANTIZERS)
-    assert run.metrics["package"]["vector-quantize-pytorch"][0].isdigit()
-    assert run.config["settings"]["levels"] == [4, 4] and run.config["settings"]["config"]["num_codes"] == 16
-
-
-def test_a_missing_package_is_said_in_one_line(toy, tmp_path, monkeypatch):
-    """Without vector-quantize-pytorch the study ends at its first case, before any training, and says what to install."""
+def test_a_missing_package_is_said_before_any_training(toy, tmp_path, monkeypatch):
+    """Without vector-quantize-pytorch the study ends at its first case with what to install."""
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
     monkeypatch.setattr(codebooks, "train", lambda *_: pytest.fail("trained"))
-    with pytest.raises(QuantizerError) as caught:
+    with pytest.raises(QuantizerError, match=r"^vector-quantize-pytorch cannot be imported .*hw2lib\[eval\]"):
         codebooks.other_quantizers(toy, tmp_path, updates=1, seeds=(0,), config=SMALL)
-    message = str(caught.value)
-    assert message.startswith("vector-quantize-pytorch cannot be imported (") and "\n" not in message
-    assert message.endswith("): pip install hw2lib[eval]")

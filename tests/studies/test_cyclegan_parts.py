@@ -1,26 +1,20 @@
-"""Ablations: each variant changes what its name says and nothing else; known pictures have known numbers."""
-
-import copy
-import json
-from contextlib import suppress
+"""Parts of CycleGAN: each variant changes what its name says and nothing else; known pictures have known numbers."""
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from hw2lib.cyclegan import CycleGAN
-from hw2lib.data import unpaired
 from hw2lib.data.batches import Pairs
-from hw2lib.evaluation import translations as translation
-from hw2lib.evaluation.translations import difference, translate
-from hw2lib.studies import cyclegan_parts as ablations
-from hw2lib.studies import study
+from hw2lib.data.unpaired import toy_domains
+from hw2lib.evaluation.translations import colour_shift, difference, load_strip
+from hw2lib.studies import cyclegan_parts, study
 from hw2lib.studies.cyclegan_parts import (
     ABLATIONS,
     RestingDiscriminators,
     Sizes,
     WithoutAdversary,
+    apart,
     config_of,
     discriminator_step,
     ends,
@@ -29,11 +23,9 @@ from hw2lib.studies.cyclegan_parts import (
     measure,
     scores,
     stripes,
-    train,
 )
-from hw2lib.studies.steganography import hidden_information
 from hw2lib.studies.travelgan import TravelGAN
-from hw2lib.training import devices
+from hw2lib.training import machine
 
 TINY = Sizes(train=12, test=3, batch_size=2, base_channels=2, blocks=1)
 
@@ -41,7 +33,7 @@ TINY = Sizes(train=12, test=3, batch_size=2, base_channels=2, blocks=1)
 @pytest.fixture(scope="module")
 def toy():
     """Drawn domains with 12 training pictures each and 16 test pairs."""
-    return unpaired.toy_domains(32, train=12, test=16)
+    return toy_domains(32, train=12, test=16)
 
 
 @pytest.fixture
@@ -53,23 +45,13 @@ def batch(pictures):
 def ready(kind=CycleGAN, variant="full", steps=20):
     """A tiny model, set up on the CPU."""
     model = kind(config_of(variant, 0, TINY))
-    model.setup(devices.machine("cpu", "32"), steps)
+    model.setup(machine("cpu", "32"), steps)
     return model
 
 
 def weights_of(*networks):
     """All weights of networks in one vector, copied."""
     return torch.cat([p.detach().flatten() for network in networks for p in network.parameters()])
-
-
-def watch(model, name):
-    """The weights that the optimiser `name` updates, after each of its updates: a list that grows."""
-    seen = []
-    optimizer = model.optimizers[name]
-    optimizer.register_step_post_hook(
-        lambda *_: seen.append(torch.cat([p.detach().flatten() for p in model.parameters_of[name]]))
-    )
-    return seen
 
 
 # ---- stripes and scores
@@ -122,13 +104,13 @@ def test_noise_and_checkerboards_are_no_stripes(toy, pictures):
 def test_ends_are_the_ends(toy):
     """Who does nothing differs from the truth and changes nothing; the counterparts the other way round."""
     found = ends(toy)
-    nothing, perfect = found["doing nothing"], found["true counterparts"]
+    nothing, perfect = found["doing_nothing"], found["true_counterparts"]
     for way in ("ab", "ba"):
         assert nothing[f"truth_{way}"] == difference(toy.test_a, toy.test_b) > 0
         assert nothing[f"background_{way}"] == nothing[f"shift_{way}"] == nothing[f"stripes_{way}"] == 0
         assert perfect[f"truth_{way}"] == perfect[f"background_{way}"] == 0
         assert perfect[f"stripes_{way}"] == 1
-        assert perfect[f"shift_{way}"] == translation.colour_shift(toy.test_a, toy.test_b) > 0
+        assert perfect[f"shift_{way}"] == colour_shift(toy.test_a, toy.test_b) > 0
     assert len(nothing) == len(perfect) == 8
 
 
@@ -239,46 +221,37 @@ def test_one_more_discriminator_step_is_the_discriminators_alone(batch):
     assert len(model.pool_a.pictures) == len(model.pool_b.pictures) == 2
 
 
-@pytest.mark.parametrize("times", [1, 3])
-def test_discriminators_learn_as_often_as_they_are_told(toy, times):
-    """In four steps generators change four times, discriminators `times` as often, each on its own batch."""
-    model = CycleGAN(config_of("full", 0, TINY))
-    batches, seen, dealt = Pairs(toy.train_a, toy.train_b, 32, 0, 2), {}, []
+@pytest.mark.parametrize(("variant", "times"), [("full", 1), ("three_discriminator_steps", 3)])
+def test_discriminators_learn_as_often_as_they_are_told(toy, monkeypatch, variant, times):
+    """In two steps the discriminators have `times` as many batches as the generators, each a batch of its own."""
+    dealt, for_discriminators = [], []
 
-    def deal(epoch):
-        for batch in batches(epoch):
-            dealt.append(batch)
-            yield batch
+    class Watched(Pairs):
+        def __call__(self, epoch):
+            for batch in super().__call__(epoch):
+                dealt.append(batch)
+                yield batch
 
-    def setup(fabric, steps):
-        CycleGAN.setup(model, fabric, steps)
-        seen.update({name: watch(model, name) for name in model.optimizers})
+    def step(model, batch):
+        for_discriminators.append(batch)
+        discriminator_step(model, batch)
 
-    model.setup = setup
-    train(model, deal, 4, times)
-    assert len(dealt) == 4 * times
-    for name, count in (("generators", 4), ("discriminators", 4 * times)):
-        assert len({tuple(weights.tolist()) for weights in seen[name]}) == len(seen[name]) == count
+    monkeypatch.setattr(cyclegan_parts, "Pairs", Watched)
+    monkeypatch.setattr(cyclegan_parts, "discriminator_step", step)
+    measure({"variant": variant, "seed": 0}, toy, 2, TINY)
+    assert len(dealt) == 2 * times
+    assert [id(batch) for batch in for_discriminators] == [
+        id(batch) for place, batch in enumerate(dealt, 1) if place % times
+    ]
 
 
-def test_training_numbers_are_means_over_the_last_tenth():
-    """Of 20 steps the last two count, of 5 the last; epochs follow each other as long as there are steps."""
-
-    class Counter:
-        def setup(self, fabric, total_steps):
-            self.batches = []
-
-        def step(self, batch):
-            self.batches.append(batch)
-            return {"number": torch.tensor(float(len(self.batches)))}
-
-    def three_batches(epoch):
-        return iter([(epoch, 0), (epoch, 1), (epoch, 2)])
-
-    model = Counter()
-    assert train(model, three_batches, 20) == {"number": 19.5}
-    assert model.batches == [divmod(step, 3) for step in range(20)]
-    assert train(model, three_batches, 5) == {"number": 5}
+def test_training_numbers_are_means_over_the_last_tenth(toy, monkeypatch):
+    """Of 20 steps the last two count, of 5 the last."""
+    monkeypatch.setattr(
+        cyclegan_parts, "train_briefly", lambda model, batches, steps, *_: {"loss": torch.arange(1.0, steps + 1)}
+    )
+    for steps, mean in ((20, 19.5), (5, 5)):
+        assert measure({"variant": "full", "seed": 0}, toy, steps, TINY)["loss"] == mean
 
 
 # ---- cases and the study
@@ -293,14 +266,14 @@ def test_a_case_is_determined_by_its_seed(toy):
     assert all(first[name] != other[name] for name in ("truth_ab", "g_ab", "d_a"))
 
 
-@pytest.mark.parametrize("variant", ["no adversarial loss", *list(ABLATIONS)[-2:]])
+@pytest.mark.parametrize("variant", ["no_adversarial_loss", *list(ABLATIONS)[-2:]])
 def test_what_is_measured_is_what_a_model_has(toy, variant):
     """Models for both directions have all scores and cycle errors, one-sided ones those from a to b only."""
     found = measure({"variant": variant, "seed": 0}, toy, 1, TINY)
-    there = {f"{name}_ab" for name in ("truth", "background", "shift", "stripes")}
+    there = {f"{name}_ab" for name in ("truth", "background", "shift", "stripes", "apart")}
     if ABLATIONS[variant].model is TravelGAN:
         trained = {"travel", "margin"}
-        if variant != "siamese without discriminator":
+        if variant != "siamese_without_discriminator":
             trained |= {"g_ab", "d_b", "d_b_real", "d_b_fake"}
         assert set(found) == there | trained
     else:
@@ -309,42 +282,44 @@ def test_what_is_measured_is_what_a_model_has(toy, variant):
     assert all(np.isfinite(value) for value in found.values())
 
 
-@pytest.mark.parametrize("variant, rows", [("full", 2), ("siamese in place of the cycle loss", 1)])
-def test_translations_are_kept_to_look_at(tmp_path, variant, rows):
-    """The first seed leaves the first test pictures' translations in the run folder, those of b to a if there are any."""
-    run = ablations.ablate(tmp_path, steps=1, seeds=(3, 4), variants=(variant,), sizes=TINY)
-    (path,) = (run.folder / "translations").iterdir()
-    assert path == ablations.kept_translations(run.folder, variant)
-    assert translation.load_strip(path, 32).shape == (rows, TINY.test, 3, 32, 32)
+def test_apart_is_the_mean_over_all_pairs():
+    """Of three grey pictures the three differences count alike; equal pictures are not apart."""
+    grey = torch.tensor([0, 51, 255], dtype=torch.uint8)[:, None, None, None].expand(3, 3, 4, 4)
+    assert apart(grey) == pytest.approx((51 + 204 + 255) / 3 / 127.5)
+    assert apart(grey[:1].expand(3, 3, 4, 4)) == 0
 
 
-def test_a_study_goes_on_with_the_next_case(tmp_path, monkeypatch):
-    """Killed in its second case it measures that one and those after it, not the first; finished, none."""
-    asked, real = [], ablations.measure
-
-    def counting(case, *rest):
-        if len(asked) == 1 and not killed:
-            raise KeyboardInterrupt
-        asked.append((case["variant"], case["seed"]))
-        return real(case, *rest)
-
-    monkeypatch.setattr(ablations, "measure", counting)
-    options = {"steps": 1, "seeds": (0, 5), "variants": ("full", "no cycle loss"), "sizes": TINY}
-    killed = False
-    with suppress(KeyboardInterrupt):
-        ablations.ablate(tmp_path, **options)
-    assert asked == [("full", 0)]
-    killed = True
-    run = ablations.ablate(tmp_path, **options)
-    assert asked == [("full", 0), ("no cycle loss", 0), ("full", 5), ("no cycle loss", 5)]
-    assert study.rows(ablations.ablate(tmp_path, **options)) == study.rows(run)
-    assert len(asked) == 4
-    toy = unpaired.toy_domains(32, TINY.train, TINY.test)
-    wanted = {"variant": "full", "seed": 5} | real({"variant": "full", "seed": 5}, toy, 1, TINY)
-    assert study.rows(run)[2] == wanted
-    assert run.metrics["ends"] == ends(toy)
-    kept = json.loads((run.folder / "config.json").read_text())["settings"]["variants"]
-    assert [kept[name]["cycle_weight"] for name in options["variants"]] == [10, 0]
+def test_the_study_keeps_rows_pictures_and_what_they_are_read_beside(tmp_path):
+    """Rows of each variant and seed, the ends, the first seed's likeness and translations; a variant more is added."""
+    options = {"steps": 1, "seeds": (3, 4), "sizes": TINY}
+    run = cyclegan_parts.ablate(tmp_path, variants=("full", "siamese_for_cycle_loss"), **options)
+    assert "likeness" not in run.metrics
+    before = study.rows(run)
+    run = cyclegan_parts.ablate(tmp_path, variants=("full", "siamese_for_cycle_loss", "no_cycle_loss"), **options)
+    drawn = toy_domains(32, TINY.train, TINY.test)
+    rows = {(row["variant"], row["seed"]): row for row in study.rows(run)}
+    assert len(rows) == 6 and all(row in rows.values() for row in before)
+    assert rows["no_cycle_loss", 4] == {"variant": "no_cycle_loss", "seed": 4} | measure(
+        {"variant": "no_cycle_loss", "seed": 4}, drawn, 1, TINY
+    )
+    assert run.metrics["ends"] == ends(drawn)
+    assert run.metrics["likeness"] == {
+        "full": rows["full", 3]["apart_ab"],
+        "no_cycle_loss": rows["no_cycle_loss", 3]["apart_ab"],
+        "no_cycle_loss_back": rows["no_cycle_loss", 3]["apart_ba"],
+        "source": apart(drawn.test_a),
+        "target": apart(drawn.test_b),
+    }
+    means = run.metrics["options"]["variant"]
+    assert [means[name].get("cycle_weight") for name in means] == [10, None, 0]
+    assert {path.stem for path in (run.folder / "translations").iterdir()} == set(means)
+    for variant, kept in {"full": 2, "siamese_for_cycle_loss": 1}.items():
+        strip = load_strip(cyclegan_parts.kept_translations(run.folder, variant), 32)
+        assert strip.shape == (kept, TINY.test, 3, 32, 32)
+    shown = cyclegan_parts.kept_rows(run, drawn, ("full",), "ba")
+    assert list(shown) == ["input", "full", "truth"]
+    assert torch.equal(shown["input"], drawn.test_b) and torch.equal(shown["truth"], drawn.test_a)
+    assert torch.equal(shown["full"], load_strip(cyclegan_parts.kept_translations(run.folder, "full"), 32)[1])
 
 
 # ---- gradients of the objectives
@@ -363,73 +338,3 @@ def test_gradients_are_the_closed_formulas():
     assert found.keys() == wanted.keys()
     for name, values in wanted.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-9, err_msg=name)
-
-
-# ---- hidden information
-
-
-class Scale(nn.Module):
-    """A translator that multiplies by a number."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = nn.Parameter(torch.tensor(float(factor)))
-
-    def forward(self, x):
-        return x * self.factor
-
-
-def translators(there, back):
-    """A model with these generators, and averages that are worse."""
-    model = CycleGAN(config_of("full", 0, TINY).model_copy(update={"ema_decay": 0.9}))
-    model.g_ab, model.g_ba = Scale(there), Scale(back)
-    model.average_ab, model.average_ba = Scale(0.5), Scale(1)
-    return model
-
-
-@pytest.mark.parametrize("averaged", [False, True])
-def test_without_disturbance_it_is_the_cycle_error(toy, averaged):
-    """Noise of deviation 0 and no noise at all give translation.cycle_error, by the generators asked for."""
-    model = translators(-1, -0.8)
-    generators = model.generators(averaged)
-    fake_b, fake_a = translate(generators[0], toy.test_a), translate(generators[1], toy.test_b)
-    wanted = translation.cycle_error(model, toy, averaged, fake_a, fake_b)["aba"]
-    found = hidden_information(model, toy.test_a, averaged, noises=(0,), qualities=())
-    assert found == {name: {"difference": 0, "cycle": wanted} for name in ("nothing", "noise 0")}
-    assert wanted > 0.05
-
-
-def test_disturbances_are_as_strong_as_they_say():
-    """On grey, noise differs by s sqrt(2 / pi) / 127.5 in the mean; JPEG the more the lower its quality."""
-    grey = torch.full((8, 3, 32, 32), 128, dtype=torch.uint8)
-    found = hidden_information(translators(1, 1), grey, False, noises=(4, 12), qualities=())
-    for deviation in (4, 12):
-        values = found[f"noise {deviation}"]
-        assert values["difference"] == pytest.approx(deviation * np.sqrt(2 / np.pi) / 127.5, rel=0.03)
-        assert values["difference"] == values["cycle"]
-    scenes = unpaired.toy_domains(32, train=2, test=8).test_a
-    found = hidden_information(translators(1, 1), scenes, False, noises=(), qualities=(95, 75, 30))
-    apart = [found[f"JPEG {quality}"]["difference"] for quality in (95, 75, 30)]
-    assert 0 < apart[0] < apart[1] < apart[2] < 0.2
-
-
-def test_what_is_hidden_does_not_survive(toy):
-    """A translator whose pictures are almost grey comes back by amplifying them, until they are disturbed."""
-    honest = hidden_information(translators(-1, -1), toy.test_a, False, (3,), (75,))
-    hiding = hidden_information(translators(0.05, 20), toy.test_a, False, (3,), (75,))
-    assert hiding["nothing"]["cycle"] < 0.06
-    for name in ("noise 3", "JPEG 75"):
-        assert honest[name]["cycle"] == pytest.approx(honest[name]["difference"], rel=0.05)
-        assert hiding[name]["cycle"] - hiding["nothing"]["cycle"] > 5 * hiding[name]["difference"]
-
-
-def test_looking_changes_nothing(toy):
-    """Neither the model nor the pictures nor torch's chance are touched."""
-    model = translators(-1, -1)
-    before, weights = torch.random.get_rng_state(), copy.deepcopy(model.state_dict())
-    pictures = toy.test_a.clone()
-    first, again = (hidden_information(model, pictures, False) for _ in range(2))
-    assert first == again
-    assert torch.equal(pictures, toy.test_a)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items() if "extra" not in name)
