@@ -35,23 +35,25 @@ def measure_prior(
 ) -> dict[str, dict]:
     """What the report says of `prior`, the network of `run`, and of the new pictures that it draws.
 
-    Kept in the run's metrics under the same names; measured anew only for other weights, the last two also for another
+    Kept in the run's metrics under the same names; measured anew only for other weights, the last three also for another
     `judged_pictures` or `seed`. Of a published run nothing is measured, and `sets`, `pictures` and `judge` may be None.
 
     likelihood  {"rows", "class_named"}, see `likelihoods`
     identities  {identity: {"kl", "other_side"}}, see `identities`
-    card        see new_pictures.picture_card, of at most `judged_pictures` pictures a set
+    judged      {"pictures"}: how many are in each set of the card, at most `judged_pictures`
+    card        see new_pictures.picture_card
     copies      see new_pictures.copy_distances
     """
     ask = cache(lambda: equal_sets(pictures, sets, judged_pictures, seed))
     drawn = cache(lambda: card_sets(codec, prior, sets, ask(), seed))
-    judged = [1, judged_pictures, seed]
+    version = [1, judged_pictures, seed]
     return {
         "likelihood": run.measured("likelihood", lambda: likelihoods(prior, sets)),
         "identities": run.measured("identities", lambda: identities(prior, sets)),
-        "card": run.measured("card", lambda: picture_card(judge, ask(), drawn()), judged),
+        "judged": run.measured("judged", lambda: {"pictures": len(ask().test)}, version),
+        "card": run.measured("card", lambda: picture_card(judge, ask(), drawn()), version),
         "copies": run.measured(
-            "copies", lambda: copy_distances(codec, sets, ask(), drawn()["new_pictures"], pictures.train), judged
+            "copies", lambda: copy_distances(codec, sets, ask(), drawn()["new_pictures"], pictures.train), version
         ),
     }
 

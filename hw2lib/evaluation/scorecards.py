@@ -148,12 +148,16 @@ def _way(domains: Domains, to: str) -> tuple[Tensor, Tensor]:
 def merit_by(domains: Domains, to: str) -> str:
     """By what translations into domain `to`, "a" or "b", are ranked.
 
-    truth       of drawn ones, nearness to the true counterpart
-    zebra       of zebras, the judge's probability of a zebra: the highest first into them, the lowest first out of them
-    features    of other photographs, nearness to real pictures of the target against those of the source, by the kernel
-                of the kernel distance
+    truth               of drawn ones, nearness to the true counterpart
+    zebra               into zebras, the judge's probability of a zebra; zebra_lowest_first: the same out of them
+    features            of other photographs, nearness to real pictures of the target against those of the source, by the
+                        kernel of the kernel distance
     """
-    return "truth" if domains.aligned else "zebra" if domains.zebras else "features"
+    if domains.aligned:
+        return "truth"
+    if domains.zebras:
+        return "zebra" if to == "b" else "zebra_lowest_first"
+    return "features"
 
 
 def by_merit(domains: Domains, judge: Judge | None, to: str, fake: Tensor) -> Tensor:
@@ -163,10 +167,10 @@ def by_merit(domains: Domains, judge: Judge | None, to: str, fake: Tensor) -> Te
     if kind == "truth":
         return (fake.int() - target.int()).abs().double().mean((1, 2, 3)).argsort()
     features, probabilities = judge.look(fake)
-    if kind == "zebra":
-        return probabilities[:, ZEBRA].argsort(descending=to == "b")
-    near, far = (kernel(features, judge.features(real)).mean(1) for real in (target, source))
-    return (near - far).argsort(descending=True)
+    if kind == "features":
+        near, far = (kernel(features, judge.features(real)).mean(1) for real in (target, source))
+        return (near - far).argsort(descending=True)
+    return probabilities[:, ZEBRA].argsort(descending=kind == "zebra")
 
 
 def best_typical_worst(order: list[int], each: int) -> dict[str, list[int]]:

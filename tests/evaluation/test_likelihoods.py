@@ -80,6 +80,7 @@ def test_a_prior_is_measured_once_for_what_was_asked(labelled, new_prior, eye, t
     assert found["identities"] == likelihoods.identities(network, sets)
     ask = new_pictures.equal_sets(pictures, sets, 10, seed=3)
     drawn = new_pictures.card_sets(model, network, sets, ask, seed=3)
+    assert found["judged"] == {"pictures": 10}
     assert found["card"] == new_pictures.picture_card(eye, ask, drawn)
     assert found["copies"] == new_pictures.copy_distances(model, sets, ask, drawn["new_pictures"], pictures.train)
     for room in ("likelihoods", "identities"):
@@ -94,4 +95,4 @@ def test_the_published_prior_is_read():
     """Of the published run nothing is measured, whatever is asked for, and nothing else is needed."""
     run = Run.published("pixelcnn")
     found = likelihoods.measure_prior(run, None, None, None, None, None, 7, 7)
-    assert found == {name: run.metrics[name] for name in ("likelihood", "identities", "card", "copies")}
+    assert found == {name: run.metrics[name] for name in ("likelihood", "identities", "judged", "card", "copies")}

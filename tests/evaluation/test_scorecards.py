@@ -72,7 +72,7 @@ def test_merit_is_what_it_is_said_to_be(toy, eye):
     zebras = replace(toy, aligned=False, masks=None, zebras=True)
     bluish = torch.full((4, 3, 32, 32), 50, dtype=torch.uint8)
     bluish[:, 2] = torch.tensor([90, 200, 0, 120], dtype=torch.uint8)[:, None, None]
-    assert scorecards.merit_by(zebras, "a") == scorecards.merit_by(zebras, "b") == "zebra"
+    assert [scorecards.merit_by(zebras, to) for to in ("b", "a")] == ["zebra", "zebra_lowest_first"]
     assert scorecards.by_merit(zebras, eye, "b", bluish).tolist() == [1, 3, 0, 2]
     assert scorecards.by_merit(zebras, eye, "a", bluish).tolist() == [2, 0, 3, 1]
     own = replace(zebras, zebras=False)
@@ -92,6 +92,16 @@ def test_the_best_the_typical_and_the_worst(count):
     assert abs(np.mean(parts["typical"]) - (count - 1) / 2) <= 0.5
     if count >= 3:
         assert len({*parts["best"], *parts["typical"], *parts["worst"]}) == 3 * each
+
+
+def test_what_is_ranked_stands_above_its_translation(translator, toy):
+    """Inputs are those of the order's places, and below them is what the judged weights of that direction make of them."""
+    rows = scorecards.ranked(translator, toy.test_b, "ba", [3, 1, 0, 2, 5, 4], each=2)
+    assert list(rows) == ["best", "best_translated", "typical", "typical_translated", "worst", "worst_translated"]
+    places = scorecards.best_typical_worst([3, 1, 0, 2, 5, 4], 2)
+    for part in places:
+        assert torch.equal(rows[part], toy.test_b[places[part]])
+        assert torch.equal(rows[f"{part}_translated"], translate(translator.average_ba, rows[part]))
 
 
 # ---- one call a section

@@ -310,3 +310,29 @@ def test_positions_are_spread_evenly():
     assert translations.evenly(20, 8) == [0, 3, 5, 8, 11, 14, 16, 19]
     assert translations.evenly(3, 8) == [0, 1, 2]
     assert translations.evenly(1, 8) == [0]
+
+
+def test_rows_of_both_ways_are_the_generators_own(translator, toy):
+    """Inputs, what each kind of weights makes of them, and the way back from the judged ones, in either direction."""
+    for way, pictures, averages in (
+        ("ab", toy.test_a, (translator.average_ab, translator.average_ba)),
+        ("ba", toy.test_b, (translator.average_ba, translator.average_ab)),
+    ):
+        rows = translations.there_and_back(translator, pictures, way)
+        assert list(rows) == ["input", "last", "average", "back"]
+        assert torch.equal(rows["input"], pictures)
+        there, back = averages
+        assert torch.equal(rows["average"], translate(there, pictures))
+        assert not torch.equal(rows["average"], rows["last"])
+        assert torch.equal(rows["back"], translate(back, rows["average"]))
+
+
+def test_published_epochs_are_shown_evenly_and_side_by_side(toy):
+    """Eight of twenty epochs, and both runs after the tenth, by the averaged weights."""
+    run, second = Run.published("cyclegan"), Run.published("cyclegan-identity")
+    rows = translations.some_epochs(run, 128)
+    assert [*rows][:: len(rows) - 1] == ["epoch 1", "epoch 20"] and len(rows) == 8
+    kept = [translations.load_strip(translations.strip_path(each.folder, 10), 128)[-1] for each in (run, second)]
+    rows = translations.side_by_side(run, second, replace(toy, size=128))
+    assert torch.equal(rows["without"], kept[0]) and torch.equal(rows["with_identity"], kept[1])
+    assert len(rows["input"]) == len(kept[0]) == 8
