@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, generator_loss
 from hw2lib.data import Domains, Pairs, toy_domains
-from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, load_strip, save_strip, translate
-from hw2lib.studies.findings import WEIGHTS
-from hw2lib.studies.study import Case, rows, study, train_briefly, values
+from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, save_strip, translate
+from hw2lib.studies.study import Case, rows, study, train_briefly
 from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig
 from hw2lib.training.runs import Run
 
@@ -197,8 +196,8 @@ def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path |
 
     Scores of both directions, the cycle errors "cycle_aba" and "cycle_bab" (translations.cycle_error), how far `apart` the
     translations of the first KEPT test pictures are, and what `step` returns as means over the last tenth of the steps.
-    Models from a to b only have neither scores of the other direction nor cycle errors. The translations that are looked
-    at for likeness go to the file `keep`, from a to b above those from b to a.
+    Models from a to b only have neither scores of the other direction nor cycle errors. These first translations go to
+    the file `keep`, from a to b above those from b to a.
     """
     variant, seed = ABLATIONS[case["variant"]], case["seed"]
     model = variant.model(config_of(case["variant"], seed, sizes))
@@ -232,17 +231,6 @@ def kept_translations(folder: Path, variant: str) -> Path:
     return folder / "translations" / f"{variant}.webp"
 
 
-def kept_rows(run: Run, domains: Domains, variants: Sequence[str], way: str = "ab") -> dict[str, Tensor]:
-    """What variants made of KEPT test pictures, between these, "input", and their true counterparts, "truth".
-
-    uint8 (KEPT, 3, H, W) each, first seed, from a to b or, with `way` "ba", back.
-    """
-    source, target = (domains.test_a, domains.test_b) if way == "ab" else (domains.test_b, domains.test_a)
-    strips = [load_strip(kept_translations(run.folder, name), domains.size) for name in variants]
-    kept = {name: strip[0 if way == "ab" else 1] for name, strip in zip(variants, strips, strict=True)}
-    return {"input": source[:KEPT], **kept, "truth": target[:KEPT]}
-
-
 def ablate(
     runs=None,
     steps: int = 1000,
@@ -257,11 +245,7 @@ def ablate(
     the pools. Of the first seed some translations are kept, see `kept_translations`. Raises RunError.
     """
     domains = drawn_domains(sizes)
-    settings = {
-        "steps": steps,
-        "sizes": sizes._asdict(),
-        "data": domains.description,
-    }
+    settings = {"steps": steps, "sizes": sizes._asdict(), "data": domains.description}
     options = {name: described(name, sizes) for name in variants}
     cases = [{"variant": variant, "seed": seed} for seed in seeds for variant in variants]
     folder = Run("ablations", {"settings": settings}, runs).folder
@@ -293,15 +277,6 @@ def likeness(measured: list[dict], seed: int, domains: Domains) -> dict[str, flo
         "no_cycle_loss_back": found["no_cycle_loss"]["apart_ba"],
         "source": apart(domains.test_a[:KEPT]),
         "target": apart(domains.test_b[:KEPT]),
-    }
-
-
-def weight_panels(run: Run) -> dict[str, dict[str, dict[float, list[float]]]]:
-    """Three scores over the weight of the cycle loss: panel -> "" -> weight -> a value for each seed."""
-    panels = {"stripes": "stripes_ab", "cycle error": "cycle_aba", "generator's adversarial loss": "g_ab"}
-    return {
-        title: {"": {weight: values(run, "variant", score)[name] for weight, name in WEIGHTS.items()}}
-        for title, score in panels.items()
     }
 
 
