@@ -201,7 +201,9 @@ def _layer(layer: nn.Module) -> str:
 
 def losses(found: Mapping[str, float | Tensor]) -> list[Row]:
     """What one training step returns."""
-    return [{"in one step": title(name), "value": f"{float(value):.4g}"} for name, value in found.items()]
+    return [
+        {"in one step": title(name), "value": f"{torch.as_tensor(value).item():.4g}"} for name, value in found.items()
+    ]
 
 
 # ---- CycleGAN

@@ -1,0 +1,174 @@
+"""Written answers: what a cell may hold, and that report.md says what results/ say."""
+
+import re
+import runpy
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from hw2lib import ROOT
+from hw2lib.report import ReportError, answers
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+ENTRY = {"mean": 0.1234, "deviation": 0.0123, "min": 0.1, "max": 0.2, "count": 3}
+DECIMAL = re.compile(r"(?<![\w.])\d[\d,]*\.\d+%?")
+# Numbers in the prose of answers that are no results.
+NO_RESULTS = {
+    "0.1": "a weight of the cycle loss",
+    "0.25": "least squares: the loss where real and translated cannot be told apart",
+    "0.5": "least squares: what everything is then marked",
+    "0.9": "a temperature",
+    "0.95": "a decay of averages",
+    "0.99": "a decay of averages",
+}
+
+
+# ---- templates
+
+
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        ("{{ x | d0 }} {{ x | d2 }} {{ x | d6 }}", "1234 1234.50 1234.500000"),
+        ("{{ 0.467 | pct }} {{ 0.467 | pct1 }}", "47% 46.7%"),
+        ("{{ x | n }} {{ 50000 | n }} {{ x | g }} {{ x | g3 }}", "1,234 50,000 1234.5 1.23e+03"),
+        ("{{ entry | pm2 }} {{ one | pm2 }}", "0.12 ± 0.01 0.12"),
+        ("{{ 7679.9 | duration }}", "2 h 08 min"),
+        ("{{ 'unet_generator' | title }}, {{ 'no_pool' | title }}", "U-Net generator, no pool"),
+        ("{{ 0.2 | pace }}, {{ 5.0 | pace }}", "1 update of D in 5 steps, 5 a step"),
+        (r"$\mathrm{E}_{q(z \mid x)} e^{x_{1}}$ {fig:losses} 5% {x}", r"$\mathrm{E}_{q(z \mid x)} e^{x_{1}}$ {fig:losses} 5% {x}"),
+    ],
+)  # fmt: skip
+def test_numbers_are_filled_in(text, rendered):
+    """Filters write a number as the report does; formulas and references to figures stay as they are."""
+    assert answers.render(text, {"x": 1234.5, "entry": ENTRY, "one": ENTRY | {"count": 1}}) == rendered
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("It is {{ los }}.", "'los' is undefined, in 'It is {{ los }}.'"),
+        ("It is {{ loss.ab }}.", "has no attribute 'ab'"),
+        ("It is {{ loss | d9 }}.", "No filter named 'd9'"),
+        ("It is {{ loss | d2 }}.", "unsupported format"),
+        ("It is {{ loss", "unexpected end"),
+    ],
+)
+def test_what_cannot_be_filled_in_is_one_line(text, words):
+    """A slip in a template stops with one line that says what and where."""
+    with pytest.raises(ReportError, match=re.escape(words)) as caught:
+        answers.render(text, {"loss": {}})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("needs", "met"),
+    [
+        ("", True),
+        ("run", True),
+        ("run run.hidden", True),
+        ("run.beside", False),
+        ("second", False),
+        ("second.a.b", False),
+    ],
+)
+def test_needs(needs, met):
+    """A need is met if it is there and true; what is missing inside of a name is not."""
+    assert answers.met(needs, {"run": {"hidden": 1}, "second": None}) is met
+
+
+def test_needs_are_looked_at_in_turn():
+    """After a need that is not met names may be missing; a name that nobody gave is otherwise a slip, and refused."""
+    assert not answers.met("second beside", {"second": None})
+    with pytest.raises(ReportError, match=r"nothing is called 'secnd' here: did you mean second\?"):
+        answers.met("secnd", {"second": None})
+
+
+def test_an_answer_that_was_not_measured_is_not_made():
+    """Its template is not rendered."""
+    assert answers.answer("run", " It is {{ run.x | d1 }}.\n", {"run": {"x": 0.25}}) == "It is 0.2."
+    assert answers.answer("run", "It is {{ run.x | d1 }}.", {"run": None}) == "*Not measured here.*"
+
+
+def test_claims_are_the_rows_of_a_table():
+    """A claim a row: pipes in braces or behind a backslash do not end a cell; what is not measured is said to be so."""
+    table = r"""
+| the homework says | verdict | why | needs |
+|---|---|---|---|
+| L = log p(x \| z) in {{ way }} | wrong | it is {{ x | d2 }}. | x |
+| It is large. | right | it is {{ second.x | d2 }}. | second |
+"""
+    found = answers.claims(" 1.1", table, {"x": 0.5, "second": None, "way": "A"})
+    assert [claim.pop("section") for claim in found] == ["1.1", "1.1"]
+    assert found == [
+        {"says": "L = log p(x | z) in A", "verdict": "wrong", "why": "it is 0.50."},
+        {"says": "It is large.", "verdict": "not measured here", "why": ""},
+    ]
+    with pytest.raises(ReportError, match="four cells, between five pipes, and not 3"):
+        answers.claims("1.1", "| a | b | c |\n|---|---|---|\n| a | b | c |", {})
+
+
+def test_cells_are_found_in_a_notebook(notebooks):
+    """The magics of a notebook, with what stands in their line and below it."""
+    found = list(answers.cells(notebooks[0]))
+    assert [(magic, line) for magic, line, _ in found] == [
+        ("answer", ""),
+        ("claims", "1.1"),
+        ("in_short", "loss"),
+        ("in_short", "other"),
+    ]
+    assert found[0][2].startswith("It took **{{ epochs }}**")
+
+
+# ---- the published report
+
+
+@cache
+def said(path: Path) -> list[str]:
+    """Every paragraph that the answers of a notebook make of the published results."""
+    names, found = NAMES(path.stem), []
+    for magic, line, text in answers.cells(path):
+        if magic == "claims":
+            claims = answers.claims(line, text, names)
+            found += [f"{c['says']} **{c['verdict'][0].upper()}{c['verdict'][1:]}:** {c['why']}" for c in claims]
+            found += [f"| {c['says']} | {c['verdict']} |" for c in claims if "|" not in c["says"]]
+        elif answers.met(line, names):
+            found += answers.render(text, names).strip().split("\n\n")
+    return found
+
+
+NAMES = runpy.run_path(str(Path(__file__).with_name("names.py")))["names_of"]
+
+
+def pattern(paragraph: str) -> str:
+    """A regular expression for the paragraph as the report has it, with figures numbered."""
+    return re.sub(r"\\\{fig:[^}]*\\\}", r"Figure \\d+", re.escape(paragraph.strip()))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_report_says_what_the_results_say(path):
+    """Every answer, claim and sentence of the summary in report.md follows from results/, to the last digit."""
+    text, found = (ROOT / "report.md").read_text(), said(path)
+    assert len(found) > 20
+    for paragraph in found:
+        assert re.search(pattern(paragraph), text), paragraph
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_results_stand_between_braces(path):
+    """No answer has a decimal number of its own, but for a few that are no results."""
+    for _, _, text in answers.cells(path):
+        prose = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\$[^$]*\$|section [\d.]+", "", text, flags=re.DOTALL)
+        assert not set(DECIMAL.findall(prose)) - set(NO_RESULTS), prose
+
+
+def test_no_other_number_comes_from_anywhere_else():
+    """Beside tables and answers, report.md has no decimal number but those in the notebooks' own text."""
+    text = (ROOT / "report.md").read_text()
+    for paragraph in [paragraph for path in NOTEBOOKS for paragraph in said(path)]:
+        text = re.sub(pattern(paragraph), "", text)
+    text = re.sub(r"```.*?```|\$\$.*?\$\$|^\|.*?$|^The same for all: .*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\$`?[^$\n]+`?\$|`[^`\n]+`|\]\([^)]*\)|(arXiv:|pytorch )[\d.]+", "", text)
+    own = "".join(path.read_text() for path in NOTEBOOKS)
+    assert not [number for number in DECIMAL.findall(text) if number not in own]

@@ -1,0 +1,140 @@
+"""Tables: results in, cells out; and those of report.md are made of results/."""
+
+import pytest
+import torch
+from torch import nn
+
+from hw2lib import ROOT
+from hw2lib.networks import ResnetGenerator
+from hw2lib.report import show, tables
+from hw2lib.studies import codebooks
+from hw2lib.training import Run
+
+ENTRY = {"mean": 1.5, "deviation": 0.25, "min": 1.0, "max": 2.0, "count": 3}
+
+
+def test_an_entry_has_its_spread_where_there_is_one():
+    """Mean and deviation of several seeds, the mean of one; far apart values are given by their range."""
+    assert tables.plus_minus(ENTRY, 1) == "1.5 ± 0.2"
+    assert tables.plus_minus(ENTRY | {"count": 1}, 1) == "1.5"
+    assert tables.size(ENTRY | {"max": 1.9}) == "1.5"
+    assert tables.size(ENTRY | {"max": 2e4}) == "1 to 2e+04"
+
+
+def test_titles():
+    """What has no title of its own is shown as it is, with spaces."""
+    assert tables.title("average") == "averaged"
+    assert tables.title("no_cycle_loss") == "no cycle loss"
+
+
+def test_what_was_not_measured_is_a_dash():
+    """A variant without a way back has no cycle error, doing nothing has none to be asked for."""
+    rows = {row["case"]: row for row in tables.scores(Run.published("ablations"), ["full", "siamese_for_cycle_loss"])}
+    assert list(rows) == ["doing nothing", "full", "siamese in place of the cycle loss", "true counterparts"]
+    back = [row["there and back"] for row in rows.values()]
+    assert (back[0], back[2], back[3]) == ("", "–", "")
+    assert "±" in back[1]
+
+
+def test_cards_of_drawn_pictures_and_of_others_than_zebras():
+    """A card has the columns that were measured: the truth of drawn pictures, no share of zebras where there are none."""
+    (drawn,) = tables.card({"last": {"truth": 0.1234, "background": 0.05}})
+    assert drawn == {"pictures": "last", "difference to the truth": "0.123", "change of the background": "0.050"}
+    (card,) = tables.card({"real_pictures": {"kd": 0.1, "kd_error": 0.01, "fd": 12.34}})
+    assert list(card.values()) == ["real pictures", "0.100 ± 0.010", "", "12.3", ""]
+
+
+def test_the_rise_of_the_error_is_above_the_undisturbed():
+    """A disturbance costs what the way back loses beside no disturbance; one that costs nothing has no minus."""
+    found = {
+        "nothing": {"difference": 0.0, "cycle": 0.1},
+        "noise_3": {"difference": 0.02, "cycle": 0.09996},
+        "jpeg_75": {"difference": 0.05, "cycle": 0.15},
+    }
+    rows = tables.hidden(found)
+    assert [row["rise of the error"] for row in rows] == ["", "0.000", "0.050"]
+    assert rows[1]["disturbance of the translation"] == "noise, deviation in grey levels: 3"
+
+
+def test_layers_are_passed_in_order():
+    """Layers with weights, alike ones once, with what each makes of a picture; all weights are counted."""
+    network = ResnetGenerator(4, blocks=3)
+    rows = tables.layers(network, torch.zeros(2, 3, 16, 16))
+    assert [row["layer"] for row in rows][:4] == [
+        "convolution 7 x 7", "convolution 3 x 3, stride 2", "convolution 3 x 3, stride 2", "residual block, 3 times",
+    ]  # fmt: skip
+    assert [row["output, C x H x W"] for row in rows][2:] == [
+        "16 x 4 x 4", "16 x 4 x 4", "8 x 8 x 8", "4 x 16 x 16", "3 x 16 x 16",
+    ]  # fmt: skip
+    assert sum(int(row["weights"].replace(",", "")) for row in rows) == tables.count_weights(network)
+    assert not any(layer._forward_hooks for layer in network.modules())
+
+
+def test_losses_of_a_step():
+    """What a step returns, with four digits, whether tensors of one step or numbers."""
+    rows = tables.losses({"g_ab": torch.tensor([0.123456]), "vq": nn.Parameter(torch.tensor(2.0))})
+    assert [tuple(row.values()) for row in rows] == [
+        ("adversarial loss of the generator from A to B", "0.1235"),
+        ("VQ loss", "2"),
+    ]
+
+
+def test_provenance_of_a_study_and_of_a_training():
+    """A study says how many trainings and which seeds it has and a run that was only loaded that it was."""
+    study = tables.provenance(Run.published("linear-vae"))
+    assert study["run"].endswith(" (published run, loaded)")
+    assert study["seed"] == "0, 1, 2"
+    assert study["computed"].startswith("18 trainings, cpu")
+    assert study["data"] == "drawn by the experiment"
+    assert tables.provenance(Run.published("cyclegan"))["data"].startswith("horse2zebra, 2,401 + 260, checksum ")
+
+
+def published_tables():
+    """Every table of report.md that is made of results."""
+    cyclegan, identity, vqvae, pixelcnn = (
+        Run.published(name).metrics for name in ("cyclegan", "cyclegan-identity", "vqvae", "pixelcnn")
+    )
+    ablations = Run.published("ablations")
+    networks = ("full", "unet_generator", "whole_picture_discriminator", "hinge", "cross_entropy")
+    return {
+        "losses": tables.scores(ablations, ("full", "no_adversarial_loss", "no_cycle_loss", "with_identity_loss")),
+        "objectives": tables.scores(ablations, ("full", "cross_entropy", "no_pool")),
+        "networks": tables.scores(ablations, (*networks, "siamese_for_cycle_loss", "siamese_without_discriminator")),
+        "balances": tables.balances(ablations),
+        "to zebra": tables.card(cyclegan["cards"]["b"]),
+        "to horse": tables.card(cyclegan["cards"]["a"]),
+        "beside": tables.beside(identity["beside"]),
+        "hidden": tables.hidden(cyclegan["hidden"]),
+        "gradients": tables.gradients(vqvae["gradient_facts"]),
+        "terms": tables.terms(Run.published("codebook-terms")),
+        "starts": tables.starts(Run.published("codebook-starts")),
+        "quantizers": tables.quantizers(Run.published("codebook-quantizers")),
+        "codecs": tables.codecs(vqvae["reconstruction"]),
+        "comparison": tables.comparison(vqvae["comparison"]),
+        "likelihoods": tables.likelihoods(pixelcnn["likelihood"]["rows"], 64),
+        "identities": tables.identities(pixelcnn["identities"], 64),
+        "new pictures": tables.card(pixelcnn["card"]),
+    }
+
+
+def test_the_report_has_the_tables_of_the_results():
+    """Every table of report.md that is made of results follows from results/, cell by cell."""
+    text = (ROOT / "report.md").read_text()
+    for name, rows in published_tables().items():
+        assert show.pipe_table(rows) in text, name
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "results").iterdir()), ids=lambda folder: folder.name)
+def test_the_report_says_where_its_numbers_come_from(folder):
+    """Commit, machine, data, seeds and times of each published run stand in report.md."""
+    text = (ROOT / "report.md").read_text()
+    facts = tables.provenance(Run.published(folder.name))
+    for name in facts.keys() - {"run"}:
+        assert facts[name] in text, name
+
+
+def test_the_gradients_of_the_terms_are_the_published_ones():
+    """Which term teaches which part, computed again, is what the report shows."""
+    published, again = Run.published("vqvae").metrics["gradient_facts"], codebooks.gradient_facts(0)
+    assert {name: value == 0 for name, value in again.items()} == {name: not value for name, value in published.items()}
+    assert again == pytest.approx(published, rel=1e-6)
