@@ -12,7 +12,6 @@ from hw2lib.report.figures import labelled_rows
 from hw2lib.report.style import LINES, OTHER, styled
 from hw2lib.report.tables import pace, title
 from hw2lib.studies import cyclegan_parts, posterior_collapse
-from hw2lib.studies.findings import WEIGHTS
 from hw2lib.studies.study import by_value, values
 from hw2lib.training import Run
 
@@ -80,8 +79,16 @@ def cycle_weights(run: Run) -> Figure:
     """The ablations' scores over the weight of the cycle loss, from horse to zebra."""
     panels = {"stripes": "stripes_ab", "cycle error": "cycle_aba", "generator's adversarial loss": "g_ab"}
 
+    weights = {
+        0.0: "no_cycle_loss",
+        0.1: "cycle_weight_0_1",
+        1.0: "cycle_weight_1",
+        10.0: "full",
+        100.0: "cycle_weight_100",
+    }
+
     def by_weight(score: str) -> dict[float, list[float]]:
-        return {weight: values(run, "variant", score, variant=name)[name] for weight, name in WEIGHTS.items()}
+        return {weight: values(run, "variant", score, variant=name)[name] for weight, name in weights.items()}
 
     return by_level({words: {"": by_weight(score)} for words, score in panels.items()}, "weight of the cycle loss")
 
