@@ -30,7 +30,7 @@ from hw2lib.studies.codebooks import (
     scores,
     train,
 )
-from hw2lib.training import machine
+from hw2lib.training import Run, machine
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 SMALL = VQVAEConfig(hidden_channels=8, residual_channels=4, num_codes=16, code_dim=4)
@@ -108,6 +108,15 @@ def test_gradient_facts_are_those_of_the_network():
         for part, module in zip(PARTS, (model.encoder, model.quantizer, model.decoder), strict=True):
             squares = [float(p.grad.double().square().sum()) for p in module.parameters() if p.grad is not None]
             assert facts[f"{term}_{part}"] == pytest.approx(math.sqrt(sum(squares)), rel=1e-4), (term, part)
+
+
+def test_the_gradients_of_the_terms_are_the_published_ones():
+    """Which term teaches which part, computed again, is what the report shows."""
+    published, again = Run.published("vqvae").metrics["gradient_facts"], gradient_facts(0)
+    assert published == pytest.approx(again, rel=1e-6)
+    assert {name for name, norm in published.items() if norm == 0} == {
+        name for name, norm in again.items() if norm == 0
+    }
 
 
 # ---- a term removed

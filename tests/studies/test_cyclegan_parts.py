@@ -25,7 +25,7 @@ from hw2lib.studies.cyclegan_parts import (
     stripes,
 )
 from hw2lib.studies.travelgan import TravelGAN
-from hw2lib.training import machine
+from hw2lib.training import Run, machine
 
 TINY = Sizes(train=12, test=3, batch_size=2, base_channels=2, blocks=1)
 
@@ -316,6 +316,18 @@ def test_the_study_keeps_rows_pictures_and_what_they_are_read_beside(tmp_path):
     for variant, kept in {"full": 2, "siamese_for_cycle_loss": 1}.items():
         strip = load_strip(cyclegan_parts.kept_translations(run.folder, variant), 32)
         assert strip.shape == (kept, TINY.test, 3, 32, 32)
+
+
+def test_the_published_likeness_is_that_of_the_kept_pictures():
+    """The published translations, as far apart as the report says; and what the variants stood for is what they stand for."""
+    run, drawn = Run.published("ablations"), cyclegan_parts.drawn_domains()
+    full, without = (
+        load_strip(cyclegan_parts.kept_translations(run.folder, name), 32) for name in ("full", "no_cycle_loss")
+    )
+    pictures = {"full": full[0], "no_cycle_loss": without[0], "no_cycle_loss_back": without[1]}
+    pictures |= {"source": drawn.test_a[:8], "target": drawn.test_b[:8]}
+    assert run.metrics["likeness"] == {name: apart(its) for name, its in pictures.items()}
+    assert run.metrics["options"]["variant"] == {name: cyclegan_parts.described(name, Sizes()) for name in ABLATIONS}
 
 
 # ---- gradients of the objectives

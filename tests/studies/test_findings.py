@@ -1,0 +1,159 @@
+"""Findings: what answers say beyond the numbers is computed as it says, and the published numbers bear the sentences out."""
+
+import math
+
+import pytest
+
+from hw2lib.studies import findings, study
+from hw2lib.training.runs import Run
+
+
+def entry(mean):
+    return {"mean": mean}
+
+
+def test_a_lead_is_real_above_translated():
+    """Of entries and of plain numbers, for either discriminator."""
+    plain = {"d_a_real": 0.5, "d_a_fake": 0.75, "d_b_real": 0.75, "d_b_fake": 0.25}
+    assert findings.lead(plain) == 0.5
+    assert findings.lead(plain, "a") == -0.25
+    assert findings.lead({name: entry(value) for name, value in plain.items()}) == 0.5
+
+
+def test_agreement_counts_trainings_and_the_farthest_latent():
+    """A training agrees if it has as many active latents as the formula; the largest error of any latent counts."""
+    right = {"sigma2": 1.0, "active": 1, "analytic_active": 1, "kl_1": 2.0, "analytic_kl_1": 2.1}
+    wrong = {"sigma2": 2.0, "active": 0, "analytic_active": 1, "kl_1": 1.3, "analytic_kl_1": 1.0}
+    found = findings.agreement([right, wrong])
+    assert (found["agree"], found["trainings"], found["active"]) == (1, 2, {1.0: 1, 2.0: 0})
+    assert found["farthest"] == pytest.approx(0.3)
+
+
+def test_z_is_worth_what_the_pixels_seen_do_not_tell():
+    """The difference of the two best losses, and never less than 0."""
+    assert findings.worth_of_z({"true_nll_without_z": entry(44.0), "true_nll": entry(22.5)}) == 21.5
+    assert findings.worth_of_z({"true_nll_without_z": entry(22.49), "true_nll": entry(22.5)}) == 0
+
+
+def test_modes_are_lost_by_those_who_have_some():
+    """A balance is sharp or blurred by its best share near a mode; where a training has no modes it is neither."""
+    rows = [
+        {"width": width, "ratio": 1.0, "seed": seed, "modes": modes, "near": near}
+        for width, trainings in {4: [(0, 0.0), (8, 0.9)], 16: [(5, 0.2), (7, 0.5)], 512: [(8, 0.4), (6, 0.8)]}.items()
+        for seed, (modes, near) in enumerate(trainings)
+    ]
+    assert findings.sharp(rows) == [{"width": 512, "ratio": 1.0, "trainings": 2, "lost": [6]}]
+    assert findings.blurred(rows) == [{"width": 16, "ratio": 1.0, "near": [0.2, 0.5], "modes": [5, 7]}]
+
+
+def test_a_trend_is_the_slope_of_the_last_quarter():
+    """A line through the last quarter of the epochs, through two at the least."""
+    assert findings.trend([9, 9, 9, 9, 9, 9, 4, 3]) == {"epochs": 2, "slope": -1}
+    assert findings.trend([1, 3]) == {"epochs": 2, "slope": 2}
+    assert findings.trend([5] * 30 + [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) == {"epochs": 10, "slope": 1}
+
+
+def test_a_course_has_a_top_and_what_follows():
+    """From the first to the top, down to the least after it, and to the last."""
+    assert findings.course([2, 1, 4, 2, 3]) == {"first": 2, "top": 4, "epoch": 3, "least": 2, "last": 3}
+    assert findings.course([1, 2, 3])["epoch"] == 3
+
+
+# ---- what the sentences of the report say, without a number, of the published results
+
+
+def below(one, other, *scores):
+    """Whether the means of one case are below those of another, in each of the scores."""
+    return all(one[score]["mean"] < other[score]["mean"] for score in scores)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return study.by_value(Run.published("ablations"))
+
+
+def test_losses_are_for_what_is_said(parts):
+    """All seeds agree: no cycle loss loses the input and makes one picture; the identity loss keeps the background."""
+    full = parts["full"]
+    assert study.above(parts["no_cycle_loss"]["cycle_aba"], full["cycle_aba"])
+    assert study.above(full["background_ab"], parts["with_identity_loss"]["background_ab"])
+    likeness = Run.published("ablations").metrics["likeness"]
+    assert likeness["no_cycle_loss"] < min(likeness["full"], likeness["target"]) / 2
+    ends = Run.published("ablations").metrics["ends"]
+    assert min(full["truth_ab"]["mean"], full["truth_ba"]["mean"]) > ends["doing_nothing"]["truth_ab"]
+
+
+def test_objectives_and_pool_make_no_clear_difference(parts):
+    """No score has all seeds on one side."""
+    for other in ("cross_entropy", "no_pool"):
+        for score in ("stripes_ab", "background_ab"):
+            assert not study.differ(parts["full"][score], parts[other][score])
+
+
+def test_both_ends_of_the_cycle_weight_fail(parts):
+    """Up to weight 10 cycle error and stripes get better, beyond it the stripes fall and the adversarial loss rises."""
+    light, one, full, heavy = (
+        parts[name] for name in ("cycle_weight_0_1", "cycle_weight_1", "full", "cycle_weight_100")
+    )
+    assert below(full, one, "cycle_aba") and below(one, light, "cycle_aba")
+    assert below(light, full, "stripes_ab") and below(heavy, full, "stripes_ab") and below(full, heavy, "g_ab")
+    weights = ("no_cycle_loss", "cycle_weight_0_1", "cycle_weight_1", "full", "cycle_weight_100")
+    assert max(weights, key=lambda name: parts[name]["stripes_ab"]["mean"]) == "full"
+
+
+def test_other_networks_do_what_is_said(parts):
+    """U-Net keeps more of the background; whole pictures give fewer stripes, clearly; siamese translates far worse."""
+    full, alone, siamese = (parts[name] for name in ("full", "siamese_without_discriminator", "siamese_for_cycle_loss"))
+    assert below(parts["unet_generator"], full, "background_ab")
+    assert study.above(full["stripes_ab"], parts["whole_picture_discriminator"]["stripes_ab"])
+    assert below(alone, siamese, "stripes_ab")
+    assert siamese["stripes_ab"]["mean"] < full["stripes_ab"]["mean"] / 2
+
+
+def test_a_stronger_discriminator_lifts_the_generators_loss(parts):
+    """With more updates its lead and the generator's loss are both larger."""
+    few, many = parts["resting_discriminators"], parts["three_discriminator_steps"]
+    assert below(few, many, "g_ab") and findings.lead(few) < findings.lead(many)
+
+
+def test_collapses_are_as_said():
+    """Posterior: at the largest noise no latent is left. Mode: the slowest pace covers none, the sharp lose some."""
+    linear = findings.agreement(study.rows(Run.published("linear-vae")))
+    assert linear["agree"] == linear["trainings"] and linear["active"][5.0] == 0
+    strong = study.by_value(Run.published("decoder-power"))[63]
+    assert 0 < strong["active"]["max"] < 8
+    rows = study.rows(Run.published("ring"))
+    assert {row["modes"] for row in rows if row["ratio"] == 0.2} == {0}
+    assert any(its["lost"] for its in findings.sharp(rows)) and len(findings.blurred(rows)) == 1
+
+
+def test_codebooks_need_what_is_said():
+    """Without the commitment term outputs grow and both codebooks are worse; restarts cure the collapse; ours is best."""
+    for its in study.by_case(Run.published("codebook-terms")).values():
+        assert study.above(its["commitment"]["encoder_rms"], its["nothing"]["encoder_rms"])
+        assert below(its["nothing"], its["commitment"], "test_nmse")
+    starts = study.by_value(Run.published("codebook-starts"))
+    used = {name: found["test_codes_used"]["mean"] for name, found in starts.items()}
+    assert used["restarts"] > 0.9 * 512 > 1.8 * used["kmeans_start"] and used["noise_averages"] > used["neither"]
+    quantizers = study.by_value(Run.published("codebook-quantizers"))
+    assert min(quantizers, key=lambda name: quantizers[name]["test_nmse"]["mean"]) == "ema"
+    assert math.isclose(used["both"], 512, rel_tol=0.02)
+
+
+def test_photographs_and_curves_are_as_said():
+    """KD has one direction ahead and FD the other; the way back rests on no faint pattern; the error is not down any more."""
+    found = Run.published("cyclegan").metrics
+    there, back = (found["cards"][domain]["average"] for domain in "ba")
+    assert there["kd_closed"] < back["kd_closed"] and there["fd_closed"] > back["fd_closed"]
+    hidden = found["hidden"]
+    worst = max(hidden, key=lambda name: hidden[name]["cycle"])
+    assert worst == "jpeg_50"
+    assert hidden[worst]["cycle"] - hidden["nothing"]["cycle"] < hidden[worst]["difference"]
+    run = Run.published("vqvae")
+    course = findings.course(run.epochs["test_perplexity"])
+    assert (
+        findings.trend(run.epochs["test_nmse"])["slope"] >= 0 and run.epochs["test_vq"][-1] > run.epochs["test_vq"][0]
+    )
+    assert course["first"] < course["last"] < course["top"]
+    umap = run.metrics["umap"]
+    assert umap["noise"]["3"]["islands"] >= umap["codebook"]["3"]["islands"]
