@@ -50,8 +50,8 @@ class Judge:
     installed.
     """
 
-    name = "EfficientNet-Lite0 on ImageNet"
-    side = 224  # pixels of the square that the network was trained on
+    # Pixels of the square that the network was trained on.
+    side = 224
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         code = optional("efficientnet_lite_pytorch", "efficientnet-lite-pytorch", JudgeError)
@@ -100,7 +100,7 @@ def share(probabilities: Tensor, class_index: int) -> float:
     return (probabilities.argmax(1) == class_index).double().mean().item()
 
 
-# ---- distances ---------------------------------------------------------------------------------------------
+# ---- distances
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ def gaps_closed(row: dict[str, float], floor: dict[str, float], ceiling: dict[st
     return closed | {"kd_closed_error": row["kd_error"] / abs(ceiling["kd"] - floor["kd"])}
 
 
-# ---- checks ------------------------------------------------------------------------------------------------
+# ---- checks
 
 
 def _require_pictures(pictures: Tensor) -> None:

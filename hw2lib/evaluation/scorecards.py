@@ -31,7 +31,6 @@ def measure_translations(run: Run, model: CycleGAN, domains: Domains, judge: Jud
     merit        {"ab": [...], "ba": [...]}: positions of the test pictures of A (of B), the best translation first, by
                  the judged weights (kinds(model)[-1]); `merit_by` says by what
     """
-
     fakes = cache(lambda to: _translations(model, domains, to))
 
     def cycle_errors() -> dict[str, dict[str, float]]:
