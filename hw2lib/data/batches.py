@@ -1,6 +1,7 @@
 """Shuffled batches of pictures, of pairs of two domains and of code maps, made on the training device.
 
 The arrays stay uint8 until the training step scales them: a quarter of the bytes is a quarter of the copying.
+torchvision's transforms draw once for a whole batch; here each picture is cut and mirrored on its own.
 """
 
 import hashlib
