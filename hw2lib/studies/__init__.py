@@ -4,7 +4,7 @@ They use all of the package but `report`, which, as the notebooks do, reads thei
 Always computed on the CPU in float32, one thread a training, `n_jobs` trainings side by side.
 """
 
-from hw2lib.training.runs import Run
+from hw2lib.training import Run
 
 
 def load_or_run(name: str, asked, **given) -> Run:

@@ -23,7 +23,7 @@ from hw2lib.evaluation.codec import evaluate_vqvae
 from hw2lib.parameters import make
 from hw2lib.quantizers import EMAVectorQuantizer, Quantized, code_perplexity
 from hw2lib.studies.study import Case, study, train_briefly
-from hw2lib.training.runs import Run
+from hw2lib.training import Run
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 BATCH_SIZE = 32

@@ -20,7 +20,7 @@ from hw2lib.data import Domains, Pairs, toy_domains
 from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, save_strip, translate
 from hw2lib.studies.study import Case, rows, study, train_briefly
 from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig
-from hw2lib.training.runs import Run
+from hw2lib.training import Run
 
 # Test pictures of each domain whose translations can be looked at.
 KEPT = 8

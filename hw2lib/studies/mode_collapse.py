@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hw2lib.optim import adam
 from hw2lib.studies.study import Case, study
-from hw2lib.training.runs import Run
+from hw2lib.training import Run
 
 MODES = 8
 RADIUS = 2.0

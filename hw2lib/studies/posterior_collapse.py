@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hw2lib.studies.study import Case, study
-from hw2lib.training.runs import Run
+from hw2lib.training import Run
 
-ACTIVE = 0.01  # nats of KL; a latent above it counts as used
+# Nats of KL; a latent above it counts as used.
+ACTIVE = 0.01
 
 # ---- linear VAE
 
@@ -217,6 +218,7 @@ def measure_power(case: Case, steps: int, pictures: int, batch_size: int, learni
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case["seed"])
         vae = VAE(case["k"])
+    # Not optim.adam: fused steps round otherwise, and the published numbers are of these.
     optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):

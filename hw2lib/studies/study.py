@@ -13,9 +13,8 @@ import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 
-from hw2lib.training.devices import device_name, keep_freed_memory, machine
-from hw2lib.training.progress import duration
-from hw2lib.training.runs import Run, now, surroundings
+from hw2lib.training import Run, duration, keep_freed_memory, machine, now, surroundings
+from hw2lib.training.devices import device_name
 
 # What names a case, such as {"variant": "no_cycle_loss", "seed": 0}; all cases of a study have the same names.
 Case = dict[str, str | int | float]
@@ -41,17 +40,18 @@ def study(
     """
     run = Run(name, {"settings": settings}, runs)
     options = json.loads(json.dumps(options or {}))
-    known = run.metrics.get("options", {})
-    kept = [row for row in run.metrics.get("rows", []) if not _changed(row, known, options)]
-    missing = [case for case in cases if not any(_is(case, row) for row in kept)]
+    kept, missing = _look(run, cases, options)
     if not missing and "ended" in run.provenance:
         print(f"{name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
         return run
     with run.begin():
+        # Anew: another process may have measured until now.
+        kept, missing = _look(run, cases, options)
         _note_start(run, kept)
         run.add_metrics("varied", list(cases[0]))
         # Before the options: a kill between the two must leave no row that was measured with others.
         run.add_metrics("rows", kept)
+        known = run.metrics.get("options", {})
         run.add_metrics("options", {key: known.get(key, {}) | options.get(key, {}) for key in known | options})
         began, before = time.monotonic(), run.provenance["seconds"]
         parallel = Parallel(n_jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
@@ -66,6 +66,13 @@ def study(
             print(f"{name} {len(cases) - len(missing) + done}/{len(cases)}: {words}  ({left} left)", flush=True)
         run.note(ended=now())
     return run
+
+
+def _look(run: Run, cases: list[Case], options: dict[str, dict]) -> tuple[list[dict], list[Case]]:
+    """The rows that still hold, and the cases that none of them is of."""
+    known = run.metrics.get("options", {})
+    kept = [row for row in run.metrics.get("rows", []) if not _changed(row, known, options)]
+    return kept, [case for case in cases if not any(_is(case, row) for row in kept)]
 
 
 def _changed(row: dict, known: dict[str, dict], options: dict[str, dict]) -> bool:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hw2lib.studies import findings, study
-from hw2lib.training.runs import Run
+from hw2lib.training import Run
 
 
 def entry(mean):

@@ -5,7 +5,7 @@ import torch
 from hw2lib import ROOT
 from hw2lib.pixelcnn import GatedPixelCNN
 from hw2lib.studies.receptive_fields import gated, leaks_and_gaps, masked, sees
-from hw2lib.training.runs import Run
+from hw2lib.training import Run
 
 
 def test_a_leak_and_a_gap_would_be_found():

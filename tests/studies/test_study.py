@@ -8,7 +8,7 @@ import torch
 from hw2lib import studies
 from hw2lib.parameters import CycleGANParameters
 from hw2lib.studies import mode_collapse, study
-from hw2lib.training.runs import Run, RunError
+from hw2lib.training import Run, RunError
 
 CASES = [{"variant": variant, "seed": seed} for seed in (0, 1, 2) for variant in ("plain", "odd")]
 
