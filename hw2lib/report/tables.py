@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from hw2lib.evaluation.codec import CODEC_BITS
 from hw2lib.studies.study import by_case, by_value, seeds
 from hw2lib.training.progress import duration
 from hw2lib.training.runs import Run
@@ -95,25 +96,12 @@ SHORT_TITLES = {
     "siamese_for_cycle_loss": "siamese + D",
     "siamese_without_discriminator": "siamese, no D",
 }
-# Scores of translators that the table of two runs has, and their titles there.
-COMPARED = {
-    "zebra_ab": "called zebra, A to B",
-    "kd_ab": "KD, A to B",
-    "kd_ba": "KD, B to A",
-    "truth_ab": "difference to the truth, A to B",
-    "background_ab": "change of the background, A to B",
-    "shift_ab": "colour shift, A to B",
-    "shift_ba": "colour shift, B to A",
-    "cycle": "cycle loss of that epoch's steps",
-}
 # What the best-known notebooks of the same network print for their training batches after 1,000 updates of 32 pictures
 # at learning rate 3e-4 with an EMA codebook: (NMSE, perplexity). The second prints errors on [-1, 1]; here divided by 4.
 PRINTED_AT_1000 = {
     "google-deepmind/sonnet, vqvae_example.ipynb": (0.105, 71.8),
     "zalandoresearch/pytorch-vq-vae, 2018": (0.184, 17.2),
 }
-# Bits a picture, 24 for each pixel of a thumbnail.
-CODEC_BITS = {"mean_picture": 0, "thumbnail_4": 4 * 4 * 24, "thumbnail_8": 8 * 8 * 24}
 # Of a picture, a code of the VQ-VAE stands for 4 x 4 pixels of three colours.
 NUMBERS_A_CODE = 4 * 4 * 3
 
@@ -280,10 +268,20 @@ def fids(found: dict[str, float]) -> list[Row]:
 
 def beside(found: dict[str, dict[str, float]]) -> list[Row]:
     """Two runs side by side, with the identity loss and without it: a score a row."""
+    scores = {
+        "zebra_ab": "called zebra, A to B",
+        "kd_ab": "KD, A to B",
+        "kd_ba": "KD, B to A",
+        "truth_ab": "difference to the truth, A to B",
+        "background_ab": "change of the background, A to B",
+        "shift_ab": "colour shift, A to B",
+        "shift_ba": "colour shift, B to A",
+        "cycle": "cycle loss of that epoch's steps",
+    }
     measured = next(iter(found.values()))
     return [
         {"score": words} | {title(name): f"{row[score]:.3f}" for name, row in found.items()}
-        for score, words in COMPARED.items()
+        for score, words in scores.items()
         if score in measured
     ]
 

@@ -103,6 +103,7 @@ def notebooks(tmp_path_factory, write_notebook) -> list[Path]:
         folder / "02_other.ipynb",
         "# Codes\n\nText.\n\n## The loss of $D$",
         code("size = 8", "parameters"),
+        code("import os\nprint('size', size, os.environ['HW2_PROGRESS'])", "progress"),
         code(f"from matplotlib import pyplot\nfrom hw2lib.report import show\n{runs}"),
         code("figure, axes = pyplot.subplots()\nshow.figure(figure, 'the-end', 'The end.', 'Empty axes')"),
         code("show.table([{'n': '1'}], 'Of the second part.')"),
