@@ -1,4 +1,4 @@
-"""What the tests of models share: a number of threads for a while, noise, and a machine without lightning-fabric."""
+"""What the tests of models share: threads for a while, a machine without lightning-fabric, the norm as its formula."""
 
 from contextlib import contextmanager, nullcontext
 
@@ -36,3 +36,14 @@ def machine():
             return torch.autocast("cpu", torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     return Machine
+
+
+@pytest.fixture
+def plain_norm():
+    """Instance norm as its formula says."""
+
+    def norm(x):
+        centred = x - x.mean((2, 3), keepdim=True)
+        return centred / (centred.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+
+    return norm
