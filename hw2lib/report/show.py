@@ -19,7 +19,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from hw2lib import ROOT
-from hw2lib.report import tables
+from hw2lib.report import ReportError, tables
 from hw2lib.report.answers import render
 from hw2lib.report.style import STYLE
 from hw2lib.training.runs import Run
@@ -37,17 +37,16 @@ def figure(fig: Figure | Callable[[], Figure], name: str, caption: str, alt: str
     `name` becomes the file `figures/<name>.png` of the report: lower-case words joined by hyphens or
     underscores. `caption` (Markdown) says what to see; `alt` says what is drawn, for those who cannot see it.
     Of a published run that was only loaded, the published picture is shown and the function not called.
-    Raises ValueError for a bad name, and for a caption or an alt text that is empty or says the same.
+    Raises ValueError for a bad name, and for a caption or an alt text that is empty or says the same, and ReportError
+    if there is no such picture.
     """
     caption, alt = _words(caption), _words(alt)
     if not FIGURE_NAME.fullmatch(name):
         raise ValueError(f"figure name {name!r}: use lower-case words joined by hyphens or underscores")
     if not caption or not alt or caption == alt:
         raise ValueError(f"figure {name!r} needs a caption and an alt text that differ")
-    if of is not None and of.is_published:
-        picture = (ROOT / "figures" / f"{name}.png").read_bytes()
-    else:
-        picture = _png(fig() if callable(fig) else fig)
+    loaded = of is not None and of.is_published
+    picture = _published(name) if loaded else _png(fig() if callable(fig) else fig)
     note = {"figure": name, "caption": caption, "alt": alt}
     data = {"image/png": base64.b64encode(picture).decode(), "text/plain": caption}
     display(data, metadata={"hw2lib": note, "image/png": {"alt": alt}, "alt": alt}, raw=True)
@@ -103,6 +102,13 @@ def pipe_table(rows: list[dict]) -> str:
     rules = ["---:" if all(map(NUMBER.fullmatch, cells)) else ":---" for cells in columns.values()]
     lines = [map(str, columns), rules, *zip(*columns.values(), strict=True)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _published(name: str) -> bytes:
+    path = ROOT / "figures" / f"{name}.png"
+    if not path.is_file():
+        raise ReportError(f"{path} is missing, which was published with the run: get the whole repository")
+    return path.read_bytes()
 
 
 def _png(fig: Figure) -> bytes:

@@ -45,6 +45,8 @@ def test_the_figure_of_a_published_run_is_the_published_one(displayed):
     published_picture = (ROOT / "figures" / "ablation-weights.png").read_bytes()
     assert base64.b64decode(picture["image/png"]) == published_picture != base64.b64decode(drawn["image/png"])
     assert note["hw2lib"]["figure"] == "ablation-weights"
+    with pytest.raises(ReportError, match=r"no-such\.png is missing, which was published with the run"):
+        show.figure(pyplot.figure, "no-such", "Some words.", "Other words", of=published)
 
 
 def test_captions_may_hold_numbers(displayed, monkeypatch):
