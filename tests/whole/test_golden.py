@@ -22,6 +22,13 @@ PUBLISHED = {
     "vqvae": "vqvae-cfb0a446",
     "vqvae-short": "vqvae-short-4edf5966",
     "pixelcnn": "pixelcnn-dab8bf22",
+    "ablations": "ablations-bc245c59",
+    "codebook-quantizers": "codebook-quantizers-7dd80956",
+    "codebook-starts": "codebook-starts-238098e3",
+    "codebook-terms": "codebook-terms-87de1572",
+    "decoder-power": "decoder-power-4c278ea8",
+    "linear-vae": "linear-vae-7b0fef0d",
+    "ring": "ring-0a76a1cc",
 }
 
 

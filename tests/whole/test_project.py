@@ -1,9 +1,10 @@
 """The project itself: what is published is what was run, and what is declared in two places agrees."""
 
-import csv
+import ast
 import itertools
-import json
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -12,14 +13,10 @@ import yaml
 
 from hw2lib import ROOT, recipes
 from hw2lib.cyclegan import CycleGAN
-from hw2lib.data import unpaired
-from hw2lib.data import pictures as data
-from hw2lib.evaluation import codec as experiments
-from hw2lib.evaluation import judge
-from hw2lib.evaluation import likelihoods as prior
-from hw2lib.evaluation import scorecards as verdicts
-from hw2lib.evaluation import translations as translation
+from hw2lib.data import CIFAR10_CLASSES
 from hw2lib.pixelcnn import GatedPixelCNN
+from hw2lib.studies import study
+from hw2lib.training import Run
 from hw2lib.vqvae import VQVAE
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -52,182 +49,128 @@ def test_constraints_pin_all_that_is_declared():
     assert "/" not in text
 
 
+# Who may import whom: each room, or wing, and what of the package it may know beside itself and hw2lib.
+MODELS = {"cyclegan", "vqvae", "pixelcnn"}
+BASE = {"networks", "quantizers", "optim"}
+PLAN = {
+    **{room: set() for room in BASE},
+    **{room: BASE | {"training.weights"} for room in MODELS},
+    "parameters": set(),
+    "training": set(),
+    # A leaf: how a long job shows that it lives.
+    "data": {"training.progress"},
+    "evaluation": {*BASE, *MODELS, "data", "training"},
+    "recipes": {*BASE, *MODELS, "parameters", "data", "training", "evaluation"},
+    "studies": {*BASE, *MODELS, "parameters", "data", "training", "evaluation", "recipes"},
+    "report": {*BASE, *MODELS, "parameters", "data", "training", "evaluation", "recipes", "studies"},
+    "__main__": {*BASE, *MODELS, "parameters", "data", "training", "evaluation", "recipes", "studies", "report"},
+}
+
+
+def imports(path):
+    """The modules of hw2lib that a file imports, anywhere in it: "training.weights", "data", ..."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("hw2lib."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hw2lib":
+            inside = node.module.partition(".")[2]
+            for alias in node.names:
+                whole = f"{inside}.{alias.name}".strip(".")
+                there = ROOT / "hw2lib" / whole.replace(".", "/")
+                yield whole if there.is_dir() or there.with_suffix(".py").is_file() else inside
+
+
 def test_rooms_import_as_planned():
-    """Models, pictures' makers and figures know no other room; nothing imports the report."""
-    for room in ("cyclegan", "vqvae", "pixelcnn", "toy", "figures"):
-        source = (ROOT / "hw2lib" / f"{room}.py").read_text()
-        imported = set(re.findall(r"^(?:from|import) (hw2lib\S*)(?: import weights)?", source, re.M))
-        assert imported <= {
-            "hw2lib",
-            "hw2lib.data.animal",
-            "hw2lib.quantizers",
-            "hw2lib.networks",
-            "hw2lib.optim",
-        }, room
+    """Models know no data, training no model, data neither; only the command line imports the report."""
+    seen = set()
     for path in (ROOT / "hw2lib").rglob("*.py"):
-        if path.stem not in ("report", "__main__"):
-            assert not re.search(r"import .*\breport\b", path.read_text()), path.name
+        room = path.relative_to(ROOT / "hw2lib").with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        seen.add(room)
+        for name in filter(None, imports(path)):
+            known = {name, name.split(".")[0]}
+            assert known & (PLAN[room] | {room}), f"{path.name} of {room} imports {name}"
+    assert seen == set(PLAN)
 
 
-def published():
-    return sorted((ROOT / "results").glob("*/metrics.json"))
+def test_importing_changes_nothing_outside():
+    """All modules can be imported without a change of matplotlib's settings, torch's threads or the random state."""
+    rooms = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "hw2lib").rglob("*.py")]
+    names = [".".join(room.parts).removesuffix(".__init__") for room in rooms]
+    source = f"""
+import matplotlib, torch
+before = dict(matplotlib.rcParams), torch.get_num_threads(), torch.random.get_rng_state().tolist()
+import importlib
+for name in {names}:
+    importlib.import_module(name)
+assert (dict(matplotlib.rcParams), torch.get_num_threads(), torch.random.get_rng_state().tolist()) == before
+import sys
+assert not set(sys.modules) & {{"lightning_fabric", "papermill", "umap"}}, "imported too early"
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-1000:]
 
 
-@pytest.mark.parametrize("path", published(), ids=lambda path: path.parent.name)
-def test_published_results_are_whole(path):
-    """Published results come from a finished run of a known commit and agree with their own history, or have every case."""
-    provenance = json.loads((path.parent / "provenance.json").read_text())
-    assert re.fullmatch(r"[0-9a-f]{40}", provenance["commit"])
-    assert provenance["ended"] > provenance["started"]
-    config = json.loads((path.parent / "config.json").read_text())
-    assert not provenance["dirty"]
-    if "cases" in config:
-        rows = json.loads(path.read_text())["rows"]
-        assert [{name: row[name] for name in case} for row, case in zip(rows, config["cases"], strict=True)] == config[
-            "cases"
-        ]
-        return
-    steps = list(csv.DictReader((path.parent / "history.csv").open()))
-    assert [int(float(row["step"])) for row in steps] == list(range(1, config["steps"] + 1))
+# ---- what is published
+
+RUNS = sorted(path.parent.name for path in (ROOT / "results").glob("*/config.json"))
 
 
-def test_the_report_shows_the_published_numbers():
-    """The NMSE, PSNR, perplexity and codes of the published run stand in report.md as results/ has them."""
-    text = (ROOT / "report.md").read_text()
-    scores = json.loads((ROOT / "results" / "vqvae" / "metrics.json").read_text())
-    found = scores["reconstruction"]
-    for number in (f"{found['test_nmse']:.4f}", f"{found['test_mse']:.5f}", f"{found['test_psnr']:.2f}"):
-        assert number in text
-    assert f"{scores['use']['codes_used']} of 512 codes occur" in text
-    last = list(csv.DictReader((ROOT / "results" / "vqvae" / "epochs.csv").open()))[-1]
-    assert float(last["test_nmse"]) == pytest.approx(found["test_nmse"], rel=1e-5)
-    for name in re.findall(r"\]\((figures/[^)]+)\)", text):
-        assert (ROOT / name).is_file()
+@pytest.mark.parametrize("name", RUNS)
+def test_published_results_are_whole(name):
+    """They come from a finished run of a known commit and a clean tree, and have every step, or every case and seed."""
+    run = Run.published(name)
+    assert re.fullmatch(r"[0-9a-f]{40}", run.provenance["commit"])
+    assert run.provenance["ended"] > run.provenance["started"]
+    assert not run.provenance["dirty"]
+    if "settings" in run.config:
+        rows, names = study.rows(run), run.metrics["varied"]
+        cases = [tuple(row[name] for name in names) for row in rows]
+        assert len(cases) == len(set(cases)) == 3 * len({case[:-1] for case in cases})
+        assert {row["seed"] for row in rows} == {0, 1, 2}
+    else:
+        assert run.history["step"].tolist() == list(range(1, run.config["steps"] + 1))
 
 
-def test_published_weights_load():
-    """The published network is the homework's, at its sizes."""
-    model = VQVAE.load(ROOT / "weights" / "vqvae.safetensors")
-    assert (model.config.num_codes, model.config.code_dim, model.config.commitment) == (512, 64, 0.25)
-    assert model.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 8)
-
-
-def cards():
-    return json.loads((ROOT / "results" / "cyclegan" / "metrics.json").read_text())["cards"]
-
-
-def test_the_report_shows_the_published_translations():
-    """Shares, distances and cycle errors of the published CycleGAN stand in report.md as results/ has them."""
-    text = (ROOT / "report.md").read_text()
-    for to in ("a", "b"):
-        for row in cards()[to].values():
-            assert f"| {row['zebra']:.1%} | {row['kd']:.3f} ± {row['kd_error']:.3f} |" in text
-    errors = json.loads((ROOT / "results" / "cyclegan" / "metrics.json").read_text())["cycle_error"]
-    assert f"{errors['average']['aba']:.3f}" in text
-    last = list(csv.DictReader((ROOT / "results" / "cyclegan" / "epochs.csv").open()))[-1]
-    # training precision against single, and published weights in half: a picture or two of 120 may differ
-    assert float(last["average_zebra_ab"]) == pytest.approx(cards()["b"]["averaged"]["zebra"], abs=0.03)
-
-
-def test_published_translators_load():
-    """The published networks are the homework's: least squares, cycle loss times 10, identity loss off, 20 epochs."""
-    model = CycleGAN.load(ROOT / "weights" / "cyclegan.safetensors")
-    asked = model.config
+def test_published_networks_are_the_homeworks():
+    """Sizes, codes and losses of the published weights are those that the report speaks of."""
+    codec = VQVAE.load(ROOT / "weights" / "vqvae.safetensors")
+    assert (codec.config.num_codes, codec.config.code_dim, codec.config.commitment) == (512, 64, 0.25)
+    assert codec.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 8)
+    translators = CycleGAN.load(ROOT / "weights" / "cyclegan.safetensors")
+    asked = translators.config
     assert (asked.objective, asked.cycle_weight, asked.identity_weight) == ("least_squares", 10, 0)
-    assert len(list(csv.DictReader((ROOT / "results" / "cyclegan" / "epochs.csv").open()))) == 20
+    x = torch.zeros(1, 3, asked.size, asked.size)
     for averaged in (False, True):
-        for generator in model.generators(averaged):
-            assert generator(torch.zeros(1, 3, asked.size, asked.size)).shape == (
-                1,
-                3,
-                asked.size,
-                asked.size,
-            )
+        assert all(generator(x).shape == x.shape for generator in translators.generators(averaged))
+    assert len(Run.published("cyclegan").epochs["epoch"]) == 20
+    second = Run.published("cyclegan-identity").config["model"]
+    assert (second["identity_weight"], second["decay_share"]) == (0.5, 0.0)
 
 
-@pytest.mark.real_data
-def test_published_translators_give_the_published_numbers():
-    """On the real test pictures the published generators score what results/ says (skipped where they are not)."""
-    if not (data.root_folder() / "horse2zebra").is_dir():
-        pytest.skip("no folder horse2zebra in the data root")
-    model = CycleGAN.load(ROOT / "weights" / "cyclegan.safetensors")
-    domains = unpaired.load("horse2zebra", model.config.size)
-    fakes = {"averaged": translation.translate(model.generators(averaged=True)[0], domains.test_a)}
-    found = verdicts.card(domains, judge.Judge(), "b", fakes)
-    for name, row in found.items():
-        assert row["zebra"] == pytest.approx(cards()["b"][name]["zebra"], abs=0.02), name
-        assert row["kd"] == pytest.approx(cards()["b"][name]["kd"], abs=0.003), name
+def test_the_published_prior_belongs_to_the_published_codec():
+    """It fits its codebook, knows CIFAR-10's classes, and was chosen by held-out maps, not by the test."""
+    run = Run.published("pixelcnn")
+    prior = GatedPixelCNN.load(run.kept_weights)
+    recipes.require_match(prior, VQVAE.load(Run.published("vqvae").kept_weights))
+    assert prior.config.class_names == CIFAR10_CLASSES
+    rows, epochs = run.metrics["likelihood"]["rows"], run.epochs
+    assert rows["place"]["nats"] - rows["seen"]["nats"] > 1
+    assert epochs["test_nll"][epochs["held_out_nll"].argmin()] == pytest.approx(rows["told"]["nats"], rel=1e-5)
 
 
-@pytest.fixture
-def cifar10():
-    """The real pictures; the test is skipped where they are not."""
-    try:
-        return data.cifar10(download=False)
-    except data.DataError as reason:
-        pytest.skip(str(reason))
+def test_metrics_agree_with_the_tables_of_the_run():
+    """The last epoch's scores are those measured again on the published weights."""
+    run = Run.published("vqvae")
+    assert run.epochs["test_nmse"][-1] == pytest.approx(run.metrics["reconstruction"]["test_nmse"], rel=1e-5)
+    run = Run.published("cyclegan")
+    # Training precision against single, and published weights in half: a picture or two of 120 may differ.
+    shares = run.epochs["average_zebra_ab"][-1], run.metrics["cards"]["b"]["average"]["zebra"]
+    assert shares[0] == pytest.approx(shares[1], abs=0.03)
 
 
-@pytest.mark.real_data
-def test_published_weights_give_the_published_numbers(cifar10):
-    """On the real test pictures the published network scores what results/ says (skipped where they are not)."""
-    found = experiments.evaluate_vqvae(VQVAE.load(ROOT / "weights" / "vqvae.safetensors"), cifar10.test)
-    said = json.loads((ROOT / "results" / "vqvae" / "metrics.json").read_text())["reconstruction"]
-    for name in found:
-        assert found[name] == pytest.approx(said[name], rel=2e-3), name
-
-
-def prior_scores():
-    return json.loads((ROOT / "results" / "pixelcnn" / "metrics.json").read_text())
-
-
-def test_the_report_shows_the_published_prior():
-    """Likelihoods, distances of the new pictures and identities stand in report.md as results/ has them."""
-    text, found = (ROOT / "report.md").read_text(), prior_scores()
-    for name, row in found["likelihood"]["rows"].items():
-        assert f"| {name} | {row['nats']:.3f}" in text, name
-    for name, row in found["card"].items():
-        assert f"| {name} | {row['kd']:.3f} ± {row['kd_error']:.3f} |" in text
-    for left, right in found["identities"].values():
-        assert f"| {left:.6f} | {right:.6f} |" in text
-        assert left == pytest.approx(right, rel=1e-6)
-
-
-def test_the_published_prior_is_far_better_than_frequencies():
-    """On the test codes it needs at least a nat less than the frequencies of each place, and was not chosen by them."""
-    rows = prior_scores()["likelihood"]["rows"]
-    assert rows[prior.PLACE]["nats"] - rows[prior.SEEN]["nats"] > 1
-    epochs = list(csv.DictReader((ROOT / "results" / "pixelcnn" / "epochs.csv").open()))
-    best = min(epochs, key=lambda row: float(row["held_out_nll"]))
-    assert float(best["test_nll"]) == pytest.approx(rows[prior.TOLD]["nats"], rel=1e-5)
-
-
-def test_the_published_prior_fits_the_published_codebook():
-    """Both weights files load and belong together; classes are CIFAR-10's."""
-    model = VQVAE.load(ROOT / "weights" / "vqvae.safetensors")
-    pixelcnn = GatedPixelCNN.load(ROOT / "weights" / "pixelcnn.safetensors")
-    recipes.require_match(pixelcnn, model)
-    assert pixelcnn.config.class_names == data.CIFAR10_CLASSES
-
-
-def test_the_report_shows_the_run_with_the_identity_loss():
-    """Its scores and those of the run without stand in report.md as results/ has them, at equal steps and rates."""
-    text = (ROOT / "report.md").read_text()
-    folder = ROOT / "results" / "cyclegan-identity"
-    without, with_it = json.loads((folder / "metrics.json").read_text())["beside"].values()
-    for score in without:
-        assert f"| {score} | {without[score]:.3f} | {with_it[score]:.3f} |" in text
-    config = json.loads((folder / "config.json").read_text())
-    assert (config["model"]["identity_weight"], config["model"]["decay_share"]) == (0.5, 0.0)
-    last = list(csv.DictReader((folder / "epochs.csv").open()))[-1]
-    assert float(last["average_zebra_ab"]) == pytest.approx(with_it["called zebra, A to B"])
-
-
-@pytest.mark.real_data
-def test_the_published_prior_gives_the_published_numbers(cifar10):
-    """On the codes of the real test pictures it costs what results/ says (skipped where they are not)."""
-    model = VQVAE.load(ROOT / "weights" / "vqvae.safetensors")
-    codes = experiments.encode_pictures(model, cifar10.test)
-    costs = GatedPixelCNN.load(ROOT / "weights" / "pixelcnn.safetensors").nll(codes, cifar10.test_labels)
-    said = prior_scores()["likelihood"]["rows"][prior.TOLD]["nats"]
-    assert float(costs.double().mean()) == pytest.approx(said, abs=2e-3)
+def test_the_report_shows_its_figures():
+    """Every picture of report.md is in figures/, and nothing else is."""
+    named = set(re.findall(r"\]\(figures/([^)]+)\)", (ROOT / "report.md").read_text()))
+    assert named == {path.name for path in (ROOT / "figures").iterdir()}
