@@ -1,8 +1,9 @@
 """
 The report wing: numbers of finished runs in, a report out.
 
-`tables` and `figures`, `charts` show numbers; `answers` and `show` put them into a notebook; `build` runs the notebooks,
-`document` and `pages` make Markdown, HTML and PDF of them, `publish` keeps the result. Nothing else imports this wing.
+`titles`, `tables`, `figures` and `charts` show numbers; `answers` and `show` put them into a notebook; `build` runs the
+notebooks, `document` and `pages` make Markdown, HTML and PDF of them, `publish` keeps the result. Only notebooks, tests and
+the command line import this wing.
 """
 
 from hw2lib import Problem

@@ -25,7 +25,7 @@ from pathlib import Path
 import jinja2
 
 from hw2lib import did_you_mean, in_one_line
-from hw2lib.report import ReportError, tables
+from hw2lib.report import ReportError, titles
 from hw2lib.training.progress import duration
 
 NOT_MEASURED = "not measured here"
@@ -35,17 +35,17 @@ CELL = re.compile(r"((?:\{\{.*?\}\}|\{%.*?%\}|\\.|[^|\\])*)\|")
 
 FILTERS = {
     **{f"d{digits}": f"{{:.{digits}f}}".format for digits in range(7)},
-    **{f"pm{digits}": lambda entry, digits=digits: tables.plus_minus(entry, digits) for digits in range(4)},
+    **{f"pm{digits}": lambda entry, digits=digits: titles.plus_minus(entry, digits) for digits in range(4)},
     "pct": "{:.0%}".format,
     "pct1": "{:.1%}".format,
     "n": "{:,.0f}".format,
     "g": "{:g}".format,
     "g3": "{:.3g}".format,
     "duration": duration,
-    "seeds": tables.seeds_in_words,
-    "pace": tables.pace,
-    "size": tables.size,
-    "title": tables.title,
+    "seeds": titles.seeds_in_words,
+    "pace": titles.pace,
+    "size": titles.size,
+    "title": titles.title,
 }
 TEMPLATES = jinja2.Environment(undefined=jinja2.StrictUndefined)
 TEMPLATES.filters |= FILTERS

@@ -10,7 +10,7 @@ from torch import Tensor
 from hw2lib.evaluation.translations import load_strip
 from hw2lib.report.figures import labelled_rows
 from hw2lib.report.style import LINES, OTHER, styled
-from hw2lib.report.tables import pace, title
+from hw2lib.report.titles import pace, title
 from hw2lib.studies import cyclegan_parts, posterior_collapse
 from hw2lib.studies.study import by_value, values
 from hw2lib.training import Run

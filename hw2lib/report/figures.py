@@ -1,7 +1,7 @@
 """
 One function a figure: numbers and tensors in, a matplotlib figure out. Nothing is read, written or shown here.
 
-What has a name in the results comes under its identifier; the figure shows its title (hw2lib.report.tables).
+What has a name in the results comes under its identifier; the figure shows its title (hw2lib.report.titles).
 """
 
 import matplotlib.pyplot as plt
@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from hw2lib.report.style import OTHER, TEST, TRAIN, styled
-from hw2lib.report.tables import SHORT_TITLES, title
+from hw2lib.report.titles import SHORT_TITLES, title
 
 # Scores of the test set after each epoch.
 SCORES = {

@@ -5,9 +5,8 @@ Every table of the report: numbers in, rows out, a list of dicts of column -> ce
     of metrics (dicts)       card(rows)  beside(found)  hidden(found)  gradients(facts)  likelihoods(rows, places)
                              identities(found, places)  codecs(reconstruction)  comparison(found)  fids(found)
     of networks              layers(network, x)  losses(found)  count_weights(network)
-    in words                 title(identifier)  plus_minus(entry, digits)  size(entry)  pace(ratio)  seeds_in_words(run)
 
-Results are kept under identifiers; what a reader sees instead is in TITLES.
+Results are kept under identifiers; what a reader sees instead is in `titles`.
 """
 
 import math
@@ -18,84 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from hw2lib.evaluation.codec import CODEC_BITS
-from hw2lib.studies.study import by_case, by_value, seeds
+from hw2lib.report.titles import Entry, plus_minus, size, title
+from hw2lib.studies.study import by_case, by_value
 from hw2lib.training.progress import duration
 from hw2lib.training.runs import Run
 
-# An identifier that is not here is shown as it is, with spaces for underscores.
-TITLES = {
-    # weights of translators, and rows of pictures
-    "back": "and back",
-    "best_translated": "translated",
-    "typical_translated": "translated",
-    "worst_translated": "translated",
-    "average": "averaged",
-    "without": "without identity loss",
-    "with_identity": "with identity loss",
-    # by what translations are ranked
-    "truth": "nearness to the true counterpart",
-    "zebra": "the judge's probability of a zebra",
-    "features": "nearness to the target domain in the judge's features",
-    # what a training step logs
-    "g_ab": "adversarial loss of the generator from A to B",
-    "g_ba": "adversarial loss of the generator from B to A",
-    "cycle_a": "cycle loss, A to B to A",
-    "cycle_b": "cycle loss, B to A to B",
-    "identity_a": "identity loss of the generator into A",
-    "identity_b": "identity loss of the generator into B",
-    **{
-        f"d_{domain}{kind}": f"{what} the discriminator of {domain.upper()}{on}"
-        for domain in "ab"
-        for kind, what, on in (
-            ("", "loss of", ""),
-            ("_real", "mean output of", " on real pictures"),
-            ("_fake", "mean output of", " on translations"),
-        )
-    },
-    "vq": "VQ loss",
-    # variants of the ablations
-    "cycle_weight_0_1": "cycle weight 0.1",
-    "unet_generator": "U-Net generator",
-    "whole_picture_discriminator": "whole-picture discriminator",
-    "three_discriminator_steps": "3 discriminator steps",
-    "resting_discriminators": "discriminator every 3rd step",
-    "siamese_for_cycle_loss": "siamese in place of the cycle loss",
-    # disturbances of a translation
-    **{f"jpeg_{quality}": f"JPEG {quality}" for quality in (95, 75, 50)},
-    # codebooks and quantisers
-    "gradient": "learnt by its loss",
-    "ema": "of moving averages",
-    "kmeans_start": "k-means start",
-    "restarts": "restart of dead codes",
-    "noise_averages": "averages of noise",
-    "fsq": "FSQ",
-    "simvq": "SimVQ",
-    # what is known of a code beforehand
-    "uniform": "nothing (uniform)",
-    "frequency": "frequencies of the codes",
-    "place": "frequencies at each place",
-    "seen": "all codes before it",
-    "told": "all codes before it, and the class",
-    # kernels of a prior
-    "gated": "gated, two stacks",
-    "masked": "masked kernels",
-    # other pictures and codecs
-    "new_pictures_cooler": "new pictures, T = 0.9",
-    "thumbnail_4": "4 x 4 thumbnail",
-    "thumbnail_8": "8 x 8 thumbnail",
-}
-# Beside a row of pictures there is less room.
-SHORT_TITLES = {
-    **{word: word for word in ("truth", "zebra", "features")},
-    "without": "without",
-    "with_identity": "with",
-    "no_adversarial_loss": "no adversary",
-    "with_identity_loss": "+ identity",
-    "unet_generator": "U-Net",
-    "whole_picture_discriminator": "whole picture",
-    "siamese_for_cycle_loss": "siamese + D",
-    "siamese_without_discriminator": "siamese, no D",
-}
 # What the best-known notebooks of the same network print for their training batches after 1,000 updates of 32 pictures
 # at learning rate 3e-4 with an EMA codebook: (NMSE, perplexity). The second prints errors on [-1, 1]; here divided by 4.
 PRINTED_AT_1000 = {
@@ -106,36 +32,6 @@ PRINTED_AT_1000 = {
 NUMBERS_A_CODE = 4 * 4 * 3
 
 Row = dict[str, str]
-Entry = dict[str, float]  # of study.by_value: mean, deviation, min, max, count
-
-
-def title(identifier: str) -> str:
-    """What a reader sees in place of an identifier of the results."""
-    return TITLES.get(identifier, identifier.replace("_", " "))
-
-
-def plus_minus(entry: Entry, digits: int) -> str:
-    """'0.12 ± 0.01', mean and standard deviation of an entry of study.by_value; of one seed the mean alone."""
-    mean = f"{entry['mean']:.{digits}f}"
-    return mean if entry["count"] == 1 else f"{mean} ± {entry['deviation']:.{digits}f}"
-
-
-def size(entry: Entry) -> str:
-    """A mean over many orders of magnitude: three digits, and least to greatest where these are far apart."""
-    if entry["count"] == 1 or entry["max"] < 2 * entry["min"]:
-        return f"{entry['mean']:.3g}"
-    return f"{entry['min']:.3g} to {entry['max']:.3g}"
-
-
-def pace(ratio: float) -> str:
-    """'1 update of D in 5 steps' for 0.2, '1 a step' and '5 a step' for 1 and 5: updates of D an update of G."""
-    return f"1 update of D in {1 / ratio:g} steps" if ratio < 1 else f"{ratio:g} a step"
-
-
-def seeds_in_words(run: Run) -> str:
-    """'3 seeds each' or 'one seed each', of a study."""
-    count = seeds(run)
-    return "one seed each" if count == 1 else f"{count} seeds each"
 
 
 # ---- networks

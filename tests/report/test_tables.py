@@ -6,7 +6,7 @@ from torch import nn
 
 from hw2lib import ROOT
 from hw2lib.networks import ResnetGenerator
-from hw2lib.report import show, tables
+from hw2lib.report import show, tables, titles
 from hw2lib.studies import codebooks
 from hw2lib.training import Run
 
@@ -15,16 +15,16 @@ ENTRY = {"mean": 1.5, "deviation": 0.25, "min": 1.0, "max": 2.0, "count": 3}
 
 def test_an_entry_has_its_spread_where_there_is_one():
     """Mean and deviation of several seeds, the mean of one; far apart values are given by their range."""
-    assert tables.plus_minus(ENTRY, 1) == "1.5 ± 0.2"
-    assert tables.plus_minus(ENTRY | {"count": 1}, 1) == "1.5"
-    assert tables.size(ENTRY | {"max": 1.9}) == "1.5"
-    assert tables.size(ENTRY | {"max": 2e4}) == "1 to 2e+04"
+    assert titles.plus_minus(ENTRY, 1) == "1.5 ± 0.2"
+    assert titles.plus_minus(ENTRY | {"count": 1}, 1) == "1.5"
+    assert titles.size(ENTRY | {"max": 1.9}) == "1.5"
+    assert titles.size(ENTRY | {"max": 2e4}) == "1 to 2e+04"
 
 
 def test_titles():
     """What has no title of its own is shown as it is, with spaces."""
-    assert tables.title("average") == "averaged"
-    assert tables.title("no_cycle_loss") == "no cycle loss"
+    assert titles.title("average") == "averaged"
+    assert titles.title("no_cycle_loss") == "no cycle loss"
 
 
 def test_what_was_not_measured_is_a_dash():
