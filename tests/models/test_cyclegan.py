@@ -13,11 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from hw2lib import ROOT, cyclegan, parameters
+from hw2lib import ROOT, parameters
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, ImagePool, discriminator_loss, generator_loss
 from hw2lib.networks import InstanceNorm, ResidualBlock
 from hw2lib.training import WeightsError, machine, weights
@@ -76,23 +75,6 @@ def test_objectives_are_those_of_float64(objective):
         gradients = zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(plain, wanted), strict=True)
         for gradient, expected in gradients:
             torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-7)
-
-
-def test_least_squares_are_means_of_squares():
-    """Patches of 0 and 2 are 1 each away from 1: a generator loses 1, where a square of means would be 0."""
-    uneven = torch.tensor([0.0, 2.0]).view(1, 1, 1, 2)
-    assert generator_loss("least_squares", uneven) == 1
-    assert discriminator_loss("least_squares", uneven, 1 - uneven) == 1
-
-
-def test_the_balance():
-    """Where a discriminator cannot tell it says 1/2 and both lose 1/4; by cross-entropy both lose log 2."""
-    even = torch.full((1, 1, 3, 3), 0.5)
-    assert generator_loss("least_squares", even) == 0.25
-    assert discriminator_loss("least_squares", even, even) == 0.25
-    nothing = torch.zeros(1, 1, 3, 3)
-    assert generator_loss("cross_entropy", nothing).item() == pytest.approx(np.log(2))
-    assert discriminator_loss("cross_entropy", nothing, nothing).item() == pytest.approx(np.log(2))
 
 
 @pytest.mark.parametrize("objective", PLAIN)
@@ -224,41 +206,6 @@ def test_no_generator_is_called_in_vain(pair, identity, calls):
         getattr(model, name).register_forward_hook(lambda *_, name=name: counted.update([name]))
     model.step(pair)
     assert counted == {"g_ab": calls // 2, "g_ba": calls // 2, "d_a": 2, "d_b": 2}
-
-
-class Keeps(nn.Module):
-    """A translator that leaves pictures of positive (or negative) values alone and makes all others grey."""
-
-    def __init__(self, sign):
-        super().__init__()
-        self.sign, self.shift = sign, nn.Parameter(torch.zeros(1, 1, 1, 1))
-
-    def forward(self, x):
-        return self.sign * F.relu(self.sign * x) + self.shift
-
-
-def test_identity_is_asked_for_on_the_target_domain(pictures):
-    """Translators that leave their target domain alone, and nothing else, have identity losses of 0."""
-    dark, bright = pictures[:2] // 4, 255 - pictures[2:4] // 4
-    model = CycleGAN(CycleGANConfig(**SMALL, identity_weight=0.5, ema_decay=0))
-    model.g_ab, model.g_ba = Keeps(1), Keeps(-1)
-    model.setup(machine("cpu", "32"), total_steps=20)
-    terms = model.step((dark, bright))
-    assert (terms["identity_a"], terms["identity_b"]) == (0, 0)
-    assert terms["cycle_a"] > 0.1 and terms["cycle_b"] > 0.1
-
-
-@pytest.mark.parametrize("source", ["a", "b"])
-def test_each_cycle_trains_both_generators(pair, source, monkeypatch):
-    """The cycle error of one domain alone has a gradient for every convolution of both generators."""
-    monkeypatch.setattr(cyclegan, "generator_loss", lambda objective, fake: 0 * fake.mean())
-    model = ready()
-    there, target = (model.to_network(part) for part in (pair if source == "a" else reversed(pair)))
-    _, terms, gradients = model._translation(source, there, target)
-    assert set(terms) == {f"cycle_{source}", "g_ab" if source == "a" else "g_ba"}
-    kernels = [gradient for gradient in gradients if gradient.dim() == 4]
-    assert len(kernels) == 2 * sum(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for m in model.g_ab.modules())
-    assert all(gradient.norm() > 1e-4 for gradient in kernels)
 
 
 def test_each_update_is_of_its_own_networks(pair):
@@ -402,16 +349,6 @@ def test_a_pool_of_size_0_is_no_pool():
     assert pool.pictures == []
 
 
-def test_a_pool_is_seeded_by_torch():
-    """The same seed gives the same swaps, another seed others."""
-    found = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        pool = ImagePool(5)
-        found.append(tags(pool(tagged(*range(60)))))
-    assert found[0] == found[1] != found[2]
-
-
 def test_a_pool_is_saved_with_its_pictures():
     """A pool loaded from a state_dict goes on as the first one does; an empty one is loaded as empty."""
     one, other = ImagePool(5), ImagePool(5)
@@ -428,14 +365,6 @@ def test_a_pool_is_saved_with_its_pictures():
 
 
 # ---- optimisers and averages
-
-
-def test_a_step_is_one_of_the_schedule(pair):
-    """Each step takes each schedule one step further."""
-    model = ready()
-    for step in (1, 2):
-        model.step(pair)
-        assert [schedule.last_epoch for schedule in model.schedules.values()] == [step, step]
 
 
 def test_one_adam_for_the_generators_and_one_for_the_discriminators():
@@ -537,10 +466,8 @@ def test_first_weights_are_those_of_the_paper(options):
             {"objective": "wgan"},
             "objective: input should be 'least_squares', 'cross_entropy' or 'hinge', not 'wgan'",
         ),
-        ({"generator": "vit"}, "generator: input should be 'resnet' or 'unet', not 'vit'"),
         ({"lambda_a": 10}, "lambda_a: extra inputs are not permitted, not 10"),
         ({"cycle_weight": -1}, "cycle_weight: input should be greater than or equal to 0, not -1"),
-        ({"learning_rate": 0}, "learning_rate: input should be greater than 0, not 0"),
         ({"ema_decay": 1}, "ema_decay: input should be less than 1, not 1"),
         ({"decay_share": 1.5}, "decay_share: input should be less than or equal to 1, not 1.5"),
     ],
@@ -565,56 +492,25 @@ def test_pictures_survive_the_conversion():
 # ---- weights on disk
 
 
-@pytest.fixture
-def trained(pair, tmp_path):
-    """A model with pictures in its pools, and its weights file."""
-    model = ready(pool_size=3, seed=3)
-    for _ in range(3):
-        model.step(pair)
-    weights.save(model, tmp_path / "w" / "cyclegan.safetensors")
-    return model, tmp_path / "w" / "cyclegan.safetensors"
+def test_generators_alone_are_enough_for_use(pair, tmp_path):
+    """A file without discriminators and pools loads with the same generators; one that lacks a generator does not."""
+    model = ready(pool_size=3)
+    model.step(pair)
+    weights.save(model, tmp_path / "use.safetensors", without=model.optional_weights)
+    kept = load_file(tmp_path / "use.safetensors")
+    assert {name.split(".")[0] for name in kept} == {"g_ab", "g_ba", "average_ab", "average_ba"}
+    again = CycleGAN.load(tmp_path / "use.safetensors").state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in kept.items())
+    weights.save(model, tmp_path / "few.safetensors", without=(*model.optional_weights, "average_ba."))
+    with pytest.raises(WeightsError, match=r"few.safetensors .* tensors missing: \['average_ba"):
+        CycleGAN.load(tmp_path / "few.safetensors")
 
 
-def rewritten(path, change):
-    """The same file with other tensors, `change` of those that it has."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    other = path.with_name("other.safetensors")
-    save_file(change(load_file(path)), other, metadata=metadata)
-    return other
-
-
-def test_generators_alone_are_enough_for_use(trained, pair):
-    """A file without discriminators and pools loads, and translates as the whole one does."""
-    model, path = trained
-    needed = ("g_ab.", "g_ba.", "average_ab.", "average_ba.")
-    few = rewritten(path, lambda tensors: {n: t for n, t in tensors.items() if n.startswith(needed)})
-    again = CycleGAN.load(few)
-    for averaged in (False, True):
-        for ours, theirs in zip(model.generators(averaged), again.generators(averaged), strict=True):
-            x = CycleGAN.to_network(pair[0])
-            assert torch.equal(*(CycleGAN.to_pictures(network(x)) for network in (ours, theirs)))
-
-
-@pytest.mark.parametrize("part", ["g_ab.", "average_ba."])
-def test_a_missing_generator_is_one_line(trained, part):
-    """A file that lacks a generator, or a tensor of it, is refused in one line that names file and tensor."""
-    _, path = trained
-    first = next(name for name in load_file(path) if name.startswith(part))
-    for lost in (part, first):
-        other = rewritten(path, lambda tensors, lost=lost: {n: t for n, t in tensors.items() if not n.startswith(lost)})
-        with pytest.raises(WeightsError, match="tensors missing") as caught:
-            CycleGAN.load(other)
-        assert str(other) in str(caught.value)
-        assert first in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-
-def test_half_precision_files_load_as_float32(trained):
+def test_half_precision_files_load_as_float32(tmp_path):
     """A file of float16 tensors gives a float32 model that is as near as float16 is."""
-    model, path = trained
-    half = CycleGAN.load(rewritten(path, lambda tensors: {n: t.half() for n, t in tensors.items()}))
-    for ours, theirs in zip(model.parameters(), half.parameters(), strict=True):
+    model = ready()
+    weights.save(model, tmp_path / "half.safetensors", dtype=torch.float16)
+    for ours, theirs in zip(model.parameters(), CycleGAN.load(tmp_path / "half.safetensors").parameters(), strict=True):
         assert theirs.dtype == torch.float32
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-7)
 

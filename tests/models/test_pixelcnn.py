@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from hw2lib import pixelcnn
 from hw2lib.evaluation.metrics import mean_and_error
@@ -91,15 +90,6 @@ def test_the_class_matters_everywhere():
 # ---- numbers
 
 
-def test_a_uniform_prior_needs_log_k():
-    """With a head of zeros every code costs log K nats, whatever the map."""
-    model = opinionated()
-    nn.init.zeros_(model.head[-1].weight)
-    nn.init.zeros_(model.head[-1].bias)
-    found = model.nll(random_codes(3, model))
-    assert found.tolist() == pytest.approx([math.log(11)] * 3, rel=1e-6)
-
-
 @both
 def test_nll_is_the_cross_entropy_of_numpy(classes):
     """nll is, map by map, the mean of -log softmax at the codes, recomputed in float64, in batches of any size."""
@@ -113,19 +103,16 @@ def test_nll_is_the_cross_entropy_of_numpy(classes):
     assert costs.std() > 0.5
 
 
-@pytest.mark.parametrize("options", [{}, {"classes": 10, "channels": 5, "embedding": 3}, {"kernel": 7, "layers": 2}])
-def test_number_of_parameters(options):
-    """As many as the formula says; the causal kernels are as small as what they may see."""
-    config = PixelCNNConfig(**SMALL | options)
-    codes, places = config.num_codes, config.height * config.width
-    inputs, channels, side, kernel = config.embedding, config.channels, config.kernel // 2, config.kernel
+def test_number_of_parameters():
+    """As many as equations and figure 2 add up to: the causal kernels are as small as what they may see."""
+    codes, places, inputs, channels, classes, side, kernel, layers = 512, 8 * 8, 64, 48, 10, 2, 5, 3
     first = 2 * channels * (inputs * side * kernel + 1 + inputs * side + 1)
     later = 2 * channels * (channels * (side + 1) * kernel + 1 + channels * (side + 1) + 1)
-    each = 2 * channels * (2 * channels + 1) + channels * (channels + 1) + 2 * config.classes * 2 * channels
+    each = 2 * channels * (2 * channels + 1) + channels * (channels + 1) + 2 * classes * 2 * channels
     head = 2 * channels * (channels + 1) + codes * (2 * channels + 1)
-    stacks = first + (config.layers - 1) * later + config.layers * each
-    found = sum(parameter.numel() for parameter in GatedPixelCNN(config).parameters())
-    assert found == codes * inputs + channels * places + stacks + head
+    expected = codes * inputs + channels * places + first + (layers - 1) * later + layers * each + head
+    model = GatedPixelCNN(PixelCNNConfig(channels=channels, classes=classes, kernel=kernel, layers=layers))
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
 
 def test_dropout_is_for_training_only():
@@ -356,38 +343,29 @@ def test_only_kernels_decay(ready):
 # ---- what is refused
 
 
+CODES, KNOWN, LABEL = torch.zeros(1, 4, 5).int(), torch.ones(4, 5).bool(), torch.zeros(1).int()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m(torch.full((1, 4, 5), 11)), "codes must lie in 0 to 10, not 11 to 11"),
-        (lambda m: m.nll(torch.full((1, 4, 5), -1)), "codes must lie in 0 to 10, not -1 to -1"),
-        (
-            lambda m: m(torch.zeros(1, 5, 4).int()),
-            r"codes must be whole numbers \(B, 4, 5\), not int32 \(1, 5, 4\)",
-        ),
-        (lambda m: m(torch.zeros(1, 4, 5)), r"not float32 \(1, 4, 5\)"),
-        (
-            lambda m: m(torch.zeros(1, 4, 5).int(), torch.zeros(1).int()),
-            "labels are given, and this prior knows no classes",
-        ),
-        (lambda m: m.sample(1, labels=torch.zeros(1).int()), "knows no classes"),
+        (lambda m: m(CODES + 11), "codes must lie in 0 to 10, not 11 to 11"),
+        (lambda m: m.nll(CODES - 1), "codes must lie in 0 to 10, not -1 to -1"),
+        (lambda m: m(CODES.mT), r"codes must be whole numbers \(B, 4, 5\), not int32 \(1, 5, 4\)"),
+        (lambda m: m(CODES.float()), r"not float32 \(1, 4, 5\)"),
+        (lambda m: m(CODES, LABEL), "labels are given, and this prior knows no classes"),
+        (lambda m: m.sample(1, labels=LABEL), "knows no classes"),
         (lambda m: m.sample(1, temperature=0), "temperature 0: give one above 0"),
         (lambda m: m.sample(1, temperature=math.nan), "temperature nan"),
         (lambda m: m.sample(1, top_k=12), "top_k 12: give 1 to 11, or 0 for all codes"),
         (lambda m: m.sample(1, top_k=-1), "top_k -1"),
-        (lambda m: m.sample(1, given=torch.zeros(1, 4, 5).int()), "given and known belong together"),
+        (lambda m: m.sample(1, given=CODES), "given and known belong together"),
         (
-            lambda m: m.sample(1, given=torch.zeros(1, 4, 5).int(), known=torch.ones(4, 5)),
-            r"known must be bool \(1, 4, 5\) or \(4, 5\), not float32 \(4, 5\)",
+            lambda m: m.sample(1, given=CODES, known=KNOWN.float()),
+            r"bool \(1, 4, 5\) or \(4, 5\), not float32 \(4, 5\)",
         ),
-        (
-            lambda m: m.sample(2, given=torch.zeros(1, 4, 5).int(), known=torch.ones(4, 5).bool()),
-            r"given must be codes \(2, 4, 5\), not int32 \(1, 4, 5\)",
-        ),
-        (
-            lambda m: m.sample(1, given=torch.full((1, 4, 5), 30), known=torch.ones(4, 5).bool()),
-            "codes must lie in 0 to 10, not 30 to 30",
-        ),
+        (lambda m: m.sample(2, given=CODES, known=KNOWN), r"given must be codes \(2, 4, 5\), not int32 \(1, 4, 5\)"),
+        (lambda m: m.sample(1, given=CODES + 30, known=KNOWN), "codes must lie in 0 to 10, not 30 to 30"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(call, message):

@@ -162,6 +162,7 @@ def test_a_step_returns_finite_scalars_and_learns(name):
         assert list(terms) == expected
         assert all(value.shape == () and value.isfinite() and not value.requires_grad for value in terms.values())
     assert set(model.optimizers) == set(model.schedules)
+    assert {schedule.last_epoch for schedule in model.schedules.values()} == {len(its.batches())}
     after = model.state_dict()
     trained = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
     kernels = [key for key in trained if before[key].ndim == 4]

@@ -94,19 +94,6 @@ def test_straight_through_gradient(quantizer):
         assert torch.autograd.grad(out.z_q, quantizer.codebook, gradient, allow_unused=True)[0] is None
 
 
-def test_beta_weighs_the_encoder_term_only():
-    """Doubling beta doubles the gradient for the encoder and leaves that for the codebook as it is."""
-    gradients = []
-    for beta in (0.25, 0.5):
-        torch.manual_seed(0)
-        quantizer, x = VectorQuantizer(32, 8, beta), z_e(requires_grad=True)
-        out = quantizer(x)
-        gradients.append(torch.autograd.grad(out.codebook_loss + out.commitment_loss, (x, quantizer.codebook)))
-    torch.testing.assert_close(gradients[1][0], 2 * gradients[0][0])
-    assert torch.equal(gradients[1][1], gradients[0][1])
-    assert gradients[0][1].abs().sum() > 0
-
-
 def test_each_term_reaches_what_it_should():
     """The codebook term has no gradient for the encoder, the commitment term none for the codebook."""
     quantizer, x = VectorQuantizer(32, 8, 0.25), z_e(requires_grad=True)
@@ -156,13 +143,6 @@ def test_an_unused_code_stays_where_it_is():
     for seed in range(3000):
         quantizer(z_e(1, 8, 2, seed))
     torch.testing.assert_close(quantizer.codebook[3], far, rtol=1e-3, atol=0)
-
-
-def test_smoothing_is_not_written_back():
-    """The averages add up to what went in: counts move towards the number of vectors, exactly as the decay says."""
-    quantizer = EMAVectorQuantizer(32, 8, 0.25, 0.99)
-    quantizer(z_e())
-    assert quantizer.counts.sum().item() == pytest.approx(0.99 * 32 + 0.01 * 2 * 16, rel=1e-6)
 
 
 @pytest.mark.parametrize("quantizer", both(restart_below=0.5), ids=kind)

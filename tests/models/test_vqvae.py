@@ -21,22 +21,11 @@ def ready(machine):
     return make
 
 
-def counted(config):
-    """The number of weights by hand: convolutions in, out, size, plus biases."""
-    hidden, residual, dim = config.hidden_channels, config.residual_channels, config.code_dim
-    block = (hidden * residual * 9 + residual) + (residual * hidden + hidden)
-    encoder = (3 * hidden // 2 * 16 + hidden // 2) + (hidden // 2 * hidden * 16 + hidden)
-    encoder += (hidden * hidden * 9 + hidden) + (hidden * dim + dim) + config.residual_blocks * block
-    decoder = (dim * hidden * 9 + hidden) + config.residual_blocks * block
-    decoder += (hidden * hidden // 2 * 16 + hidden // 2) + (hidden // 2 * 3 * 16 + 3)
-    return encoder + decoder
-
-
-@pytest.mark.parametrize("options", [{}, SMALL, {"residual_blocks": 3}])
-def test_parameter_count(options):
+def test_parameter_count():
     """The network has the number of weights that its layers add up to: the residual blocks are separate ones."""
-    config = VQVAEConfig(**options)
-    assert sum(p.numel() for p in VQVAE(config).parameters()) == counted(config)
+    with torch.device("meta"):
+        found = [sum(p.numel() for p in VQVAE(VQVAEConfig(residual_blocks=blocks)).parameters()) for blocks in (2, 3)]
+    assert found == [662_723, 744_963]
 
 
 def test_shapes_and_round_trip():
