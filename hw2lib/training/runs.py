@@ -181,8 +181,9 @@ class Run:
         kept = metrics.get("measured_with", {}).get(name, {})
         if name in metrics and kept.get("version") == version and stamp["weights"] in ("", kept["weights"]):
             return metrics[name]
+        values = measure()
         try:
-            values = json.loads(json.dumps(measure(), allow_nan=False))
+            values = json.loads(json.dumps(values, allow_nan=False))
         except ValueError as error:
             raise RunError(f"{name} of {self.folder_name} cannot be kept: {in_one_line(error)}") from None
         metrics = self.metrics  # read anew: measuring may have kept more
