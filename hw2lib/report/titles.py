@@ -16,6 +16,7 @@ TITLES = {
     # by what translations are ranked
     "truth": "nearness to the true counterpart",
     "zebra": "the judge's probability of a zebra",
+    "zebra_lowest_first": "the judge's probability of a zebra, the lowest first",
     "features": "nearness to the target domain in the judge's features",
     # what a training step logs
     "g_ab": "adversarial loss of the generator from A to B",
