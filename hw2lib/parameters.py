@@ -50,7 +50,7 @@ class CycleGANParameters(Parameters):
 
     dataset: str = Field("toy", min_length=1)
     size: int = 64
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(2, ge=1)
     batch_size: int = Field(1, ge=1)
     base_channels: int = 16
     generator: str = "resnet"
@@ -79,7 +79,7 @@ class VQVAEParameters(Parameters):
 
     dataset: str = Field("toy", min_length=1)
     size: int = 32
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(15, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = 2e-3
     # Fewer cannot be mapped by UMAP, more not kept as 16 bits.

@@ -12,6 +12,7 @@ from hw2lib.evaluation.codec import device_of
 from hw2lib.evaluation.judge import Judge
 from hw2lib.evaluation.scorecards import distance_card
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN
+from hw2lib.training import Run
 from hw2lib.vqvae import VQVAE
 
 
@@ -128,21 +129,31 @@ def nearest(pictures: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def neighbours(
+    run: Run,
     model: VQVAE,
     prior: GatedPixelCNN,
     judge: Judge,
-    train: Tensor,
-    alike: Tensor,
+    pictures: Pictures,
     label: int | None,
+    most: int,
     seed: int,
-    count: int = 10,
 ) -> dict[str, Tensor]:
-    """ "new", pictures of one class, and to each the nearest of `train` "by pixels" and of `alike` "by features" of the
-    judge, all uint8 (N, 3, H, W)."""
-    labels = None if label is None else torch.full((count,), label)
-    new = decode_pictures(model, prior.sample(count, labels, seed=seed))
-    by_features = torch.cdist(judge.features(new), judge.features(alike)).argmin(1)
-    return {"new": new, "by pixels": train[nearest(new, train)[0]], "by features": alike[by_features]}
+    """ "new", ten pictures of a class (of any, if label is None), and to each the nearest training picture: "by pixels" of
+    all, "by features" of the judge of at most `most` of the class; uint8 (10, 3, H, W) each.
+
+    Which ones they are is kept as the run's metrics["neighbours"]: {"pixels", "features"}, positions in pictures.train.
+    """
+    new = decode_pictures(model, prior.sample(10, None if label is None else torch.full((10,), label), seed=seed))
+    train = pictures.train
+    alike = torch.arange(len(train)) if label is None else (pictures.train_labels == label).nonzero().flatten()
+    alike = alike[:most]
+
+    def positions() -> dict[str, list[int]]:
+        by_features = torch.cdist(judge.features(new), judge.features(train[alike])).argmin(1)
+        return {"pixels": nearest(new, train)[0].tolist(), "features": alike[by_features].tolist()}
+
+    found = run.measured("neighbours", positions, version=[1, label, most, seed])
+    return {"new": new, "by pixels": train[found["pixels"]], "by features": train[found["features"]]}
 
 
 def copy_distances(

@@ -171,7 +171,7 @@ class Run:
         """Keep numbers measured on the finished run under `name` in metrics.json, replacing older ones."""
         self._write("metrics.json", self.metrics | {name: values})
 
-    def measured(self, name: str, measure: Callable[[], dict], version: int = 1) -> dict:
+    def measured(self, name: str, measure: Callable[[], dict], version: int | list = 1) -> dict:
         """metrics[name] if these weights were measured in this version of `measure`, else what it returns, kept there.
 
         Either way it is what JSON makes of it: keys are str, tuples lists. Where there are no weights, as in a study
@@ -193,7 +193,7 @@ class Run:
         )
         return values
 
-    def stamp(self, version: int = 1) -> dict:
+    def stamp(self, version: int | list = 1) -> dict:
         """What `measured` keeps beside its numbers: their version and a checksum of the weights, "" without any."""
         path = self.kept_weights
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
@@ -274,7 +274,7 @@ class PublishedRun(Run):
     def kept_weights(self) -> Path:
         return self.weights
 
-    def measured(self, name: str, measure: Callable[[], dict] | None = None, version: int = 1) -> dict:
+    def measured(self, name: str, measure: Callable[[], dict] | None = None, version: int | list = 1) -> dict:
         """metrics[name], whatever its version. Raises RunError if that was not published."""
         if name not in self.metrics:
             raise RunError(f"{name} was not published with {self.name}: {did_you_mean(name, self.metrics)}")

@@ -90,14 +90,18 @@ def test_copies_are_found_out(labelled, monkeypatch):
     assert found["decoded_test"] > 0
 
 
-def test_neighbours_are_the_nearest_by_each_measure(labelled, new_prior, eye):
-    """Below each new picture stands the training picture that is nearest in pixels, and by the judge's features."""
-    train, alike = labelled.pictures.train, labelled.pictures.train[:30]
-    found = new_pictures.neighbours(labelled.model, new_prior(labelled), eye, train, alike, 1, seed=2, count=4)
-    assert torch.equal(found["by pixels"], train[new_pictures.nearest(found["new"], train)[0]])
+def test_neighbours_are_the_nearest_by_each_measure(labelled, new_prior, eye, tmp_path):
+    """Below each new picture stands the training picture nearest in pixels, and in features; which ones, is kept."""
+    run, pictures = Run("pixelcnn", {}, tmp_path), labelled.pictures
+    ask = (labelled.model, new_prior(labelled))
+    found = new_pictures.neighbours(run, *ask, eye, pictures, label=1, most=5, seed=2)
+    assert torch.equal(found["by pixels"], pictures.train[new_pictures.nearest(found["new"], pictures.train)[0]])
+    alike = pictures.train[pictures.train_labels == 1][:5]
     for new, near in zip(found["new"], found["by features"], strict=True):
         apart = (eye.features(alike) - eye.features(new[None])).norm(dim=1)
         assert torch.equal(near, alike[apart.argmin()])
+    again = new_pictures.neighbours(run, *ask, None, pictures, label=1, most=5, seed=2)
+    assert all(torch.equal(again[name], found[name]) for name in found)
 
 
 # ---- the card
