@@ -1,6 +1,5 @@
 """What all tests share: few threads, no outside settings, small pictures, and one whole report."""
 
-import os
 from types import SimpleNamespace
 
 import pytest

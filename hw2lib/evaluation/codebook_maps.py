@@ -4,6 +4,7 @@ import csv
 from collections import defaultdict
 
 import numpy as np
+import torch
 
 from hw2lib.training import Run, RunError, write_whole
 
@@ -20,6 +21,7 @@ def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> di
     import umap
     from sklearn.manifold import trustworthiness
 
+    threads = torch.get_num_threads()
     random = np.random.default_rng(seed)
     noise = random.normal(codebook.mean(0), codebook.std(0), codebook.shape)
     maps: dict[str, dict] = {}
@@ -30,6 +32,8 @@ def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> di
             xy = umap.UMAP(n_neighbors=n_neighbors, random_state=seed, n_jobs=1).fit_transform(vectors)
             trust = trustworthiness(vectors, xy, n_neighbors=min(15, len(vectors) // 2 - 1))
             maps[name][n_neighbors] = {"xy": xy, "trustworthiness": float(trust), "islands": _islands(xy)}
+    # UMAP's compiler sets the number of OpenMP threads for all, and with it sums in later trainings would round otherwise.
+    torch.set_num_threads(threads)
     return maps
 
 

@@ -8,6 +8,7 @@ from hw2lib.evaluation import new_pictures
 from hw2lib.evaluation.codec import encode_pictures
 from hw2lib.evaluation.new_pictures import decode_pictures
 from hw2lib.pixelcnn import CodesError
+from hw2lib.training import Run
 
 K = 8
 
