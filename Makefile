@@ -16,8 +16,8 @@ help:  ## this list
 report: $(STAMP)  ## run the notebooks, build the report [PRESET=quick|smoke|cpu|full DATA=folder]
 	@echo "build/report.md  build/report.html  build/report.pdf"
 
-test: .venv/done  ## all tests, the fast ones first
-	$(ENV)/python -m pytest
+test: .venv/done  ## all tests, the fast ones first, in two processes
+	$(ENV)/python -m pytest -n 2 --dist loadgroup
 
 lint: .venv/done  ## style
 	$(ENV)/ruff check .

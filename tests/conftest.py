@@ -13,12 +13,16 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_itemcollected(item):
+    """Tests that share a report that takes long to build go to one process."""
+    for name in ("smoke", "built"):
+        if name in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 def pytest_collection_modifyitems(items):
-    """Fast tests first: a mistake shows within the first minute. Those of the whole report go to one process."""
+    """Fast tests first: a mistake shows within the first minute."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
-    for item in items:
-        if "smoke" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("smoke"))
 
 
 @pytest.fixture

@@ -518,7 +518,8 @@ def test_half_precision_files_load_as_float32(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "limit"), [("full", None), ("cpu", 4e9)])
 def test_published_sizes_fit_a_small_machine(tmp_path, preset, limit):
-    """Presets' networks take two steps in two CPU threads, losses finite; the CPU's own in less than 4 GB."""
+    """Presets' networks take a step in two CPU threads, losses finite; the CPU's own takes two in less than 4 GB."""
+    steps = 2 if limit else 1
     values = yaml.safe_load((ROOT / "notebooks" / "presets" / preset / "01_cyclegan.yaml").read_text())
     config = {name: value for name, value in values.items() if name in CycleGANConfig.model_fields}
     script = tmp_path / "steps.py"
@@ -534,7 +535,7 @@ def test_published_sizes_fit_a_small_machine(tmp_path, preset, limit):
             training.keep_freed_memory()
             model.setup(training.machine("cpu", "32"), 2)
             batch = torch.randint(0, 256, (2, 1, 3, config.size, config.size), dtype=torch.uint8)
-            losses = [float(value) for _ in range(2) for value in model.step(batch).values()]
+            losses = [float(value) for _ in range({steps}) for value in model.step(batch).values()]
             unit = 1 if sys.platform == "darwin" else 1024
             peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             print(json.dumps({{"losses": losses, "peak": peak, "blocks": config.blocks}}))
@@ -545,5 +546,5 @@ def test_published_sizes_fit_a_small_machine(tmp_path, preset, limit):
     done = subprocess.run([sys.executable, script], env=environment, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["blocks"] == (9 if preset == "full" else 6)
-    assert len(found["losses"]) >= 20 and np.isfinite(found["losses"]).all()
+    assert len(found["losses"]) >= 10 * steps and np.isfinite(found["losses"]).all()
     assert limit is None or found["peak"] < limit, f"{found['peak'] / 1e9:.2f} GB"
