@@ -206,6 +206,8 @@ def summary_section(notebooks: dict[str, NotebookNode], figures: dict[str, int])
                 raise ReportError(f"the heading {heading!r} stands there twice, and a claim under it: rename one")
             columns = {"": words["section"], "the homework says": words["says"], "verdict": words["verdict"]}
             rows.append(columns | {"evidence": f"[{heading}](#{anchor(heading)})"})
+    # By the homework's sections, whatever the order of the notebooks.
+    rows.sort(key=lambda row: row[""])
     parts = ["\n".join(results), show.pipe_table(rows) if rows else ""]
     return ["## In short", *filter(None, parts)] if any(parts) else []
 
