@@ -145,6 +145,15 @@ def test_claims_need_a_heading_of_their_own(cells, words):
         document.summary_section({"1.ipynb": notebook}, {})
 
 
+def test_claims_go_by_the_homeworks_sections():
+    """The table of claims is in the order of their sections, that of the notebook within one."""
+    given = (("1.2", "later"), ("1.1", "first"), ("1.1", "then"))
+    claims = [{"section": section, "says": says, "verdict": "wrong", "why": "no"} for section, says in given]
+    notebook = executed(new_markdown_cell("## One"), *(shown({"text/markdown": "so"}, claim=claim) for claim in claims))
+    table = document.summary_section({"1.ipynb": notebook}, {})[-1]
+    assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["first", "then", "later"]
+
+
 def test_no_claims_no_summary():
     """A report without results and claims has no summary."""
     assert document.summary_section({"1.ipynb": executed()}, {}) == []
