@@ -17,7 +17,7 @@ report: $(STAMP)  ## run the notebooks, build the report [PRESET=quick|smoke|cpu
 	@echo "build/report.md  build/report.html  build/report.pdf"
 
 test: .venv/done  ## all tests, the fast ones first, in two processes
-	$(ENV)/python -m pytest -n 2 --dist loadgroup
+	$(ENV)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/done  ## style
 	$(ENV)/ruff check .
