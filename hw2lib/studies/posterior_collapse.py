@@ -120,7 +120,7 @@ STAYS = 0.75  # P(flipped | the pixel before is), so that runs have a mean lengt
 BEGINS = FLIPPED * (1 - STAYS) / (1 - FLIPPED)  # P(flipped | the pixel before is not)
 
 
-def stripes() -> Tensor:
+def all_patterns() -> Tensor:
     """The 24 equally likely causes, stripes of each direction, period and phase: (24, 64) of 0 and 1."""
     x, y = torch.arange(PIXELS) % SIDE, torch.arange(PIXELS) // SIDE
     rows = [(of + phase) % n < n // 2 for of in (x, y) for n in PERIODS for phase in range(n)]
@@ -129,7 +129,7 @@ def stripes() -> Tensor:
 
 def draw_pictures(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Stripes with runs of pixels flipped, in raster order (count, 64) of 0 and 1, and causes (count,)."""
-    patterns = stripes()
+    patterns = all_patterns()
     causes = torch.randint(len(patterns), (count,), generator=generator)
     dice = torch.rand(count, PIXELS, generator=generator)
     flips = [dice[:, 0] < FLIPPED]
@@ -146,7 +146,7 @@ def true_nlls(pictures: Tensor, causes: Tensor, k: int) -> dict[str, float]:
     """
     log_here = torch.tensor([1 - FLIPPED, FLIPPED], dtype=torch.float64).log()
     log_next = torch.tensor([[1 - BEGINS, BEGINS], [1 - STAYS, STAYS]], dtype=torch.float64).log()
-    flips = (pictures != stripes()[:, None]).long()  # (24, N, 64)
+    flips = (pictures != all_patterns()[:, None]).long()  # (24, N, 64)
     path = F.pad(log_next[flips[..., :-1], flips[..., 1:]].cumsum(-1), (1, 0))  # from pixel 0
     whole = log_here[flips[..., 0]] + path[..., -1]  # log p(picture | cause), (24, N)
     last = torch.arange(PIXELS)

@@ -102,7 +102,7 @@ def test_alignment_matters():
 
 def test_stripes_are_all_different_and_half_on():
     """24 patterns, each with as many ones as zeros and constant along rows or along columns."""
-    patterns = collapse.stripes()
+    patterns = collapse.all_patterns()
     assert len(patterns) == len(patterns.unique(dim=0)) == 24
     assert (patterns.sum(1) == 32).all()
     square = patterns.view(-1, 8, 8)
@@ -114,7 +114,7 @@ def test_stripes_are_all_different_and_half_on():
 def test_flips_come_in_runs():
     """A fifth of the pixels is flipped at every place, and a run goes on with probability 3/4."""
     pictures, causes = collapse.draw_pictures(20_000, torch.Generator().manual_seed(0))
-    flips = pictures != collapse.stripes()[causes]
+    flips = pictures != collapse.all_patterns()[causes]
     assert (flips.float().mean(0) - 0.2).abs().max() < 0.02  # 7 standard errors
     assert float(flips[:, 1:][flips[:, :-1]].float().mean()) == pytest.approx(0.75, abs=0.01)
     assert (torch.bincount(causes, minlength=24) / 20_000 - 1 / 24).abs().max() < 0.01
@@ -123,7 +123,7 @@ def test_flips_come_in_runs():
 def chance_of(window: tuple, start: int) -> float:
     """p(these pixels from `start` on), from the definition: the mean over causes of the chain of flips."""
     total = 0.0
-    for pattern in collapse.stripes()[:, start : start + len(window)].tolist():
+    for pattern in collapse.all_patterns()[:, start : start + len(window)].tolist():
         flips = [a != b for a, b in zip(pattern, window, strict=True)]
         chance = 0.2 if flips[0] else 0.8
         for before, after in itertools.pairwise(flips):
