@@ -19,7 +19,7 @@ from hw2lib.evaluation.codec import encode_pictures, evaluate_vqvae
 from hw2lib.evaluation.judge import Judge
 from hw2lib.evaluation.likelihoods import PriorExaminer
 from hw2lib.evaluation.translations import Examiner
-from hw2lib.parameters import CycleGANParameters, VQVAEParameters, make
+from hw2lib.parameters import CycleGANParameters, Parameters, VQVAEParameters, make
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
 from hw2lib.training import Run, fit, machine, weights, write_whole
 from hw2lib.vqvae import VQVAE, VQVAEConfig
@@ -41,7 +41,12 @@ def cyclegan_setup(asked: CycleGANParameters) -> tuple[CycleGANConfig, Domains]:
 
 def judge_for(pictures: Domains, asked: CycleGANParameters) -> Judge | None:
     """The judge of photographs; of drawn pictures the truth is known. Raises JudgeError if it is not installed."""
-    return None if pictures.aligned else Judge(machine(asked.device, asked.precision).device)
+    return None if pictures.aligned else judge_on(asked)
+
+
+def judge_on(asked: Parameters) -> Judge:
+    """The judge, on the device of the training. Raises JudgeError if it is not installed."""
+    return Judge(machine(asked.device, asked.precision).device)
 
 
 def pairs(pictures: Domains, asked: CycleGANParameters) -> Pairs:

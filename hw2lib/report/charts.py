@@ -12,7 +12,7 @@ from hw2lib.report.figures import labelled_rows
 from hw2lib.report.style import LINES, OTHER, styled
 from hw2lib.report.titles import pace, title
 from hw2lib.studies import cyclegan_parts, posterior_collapse
-from hw2lib.studies.study import by_value, values
+from hw2lib.studies.study import by_case, values
 from hw2lib.training import Run
 
 Series = dict[str, dict[float, list[float]]]  # label -> level -> a value for each seed
@@ -105,7 +105,7 @@ def translations(run: Run, variants: Sequence[str]) -> Figure:
 def linear_collapse(run: Run) -> Figure:
     """KL of each latent of a linear VAE over the noise variance: measured dots on the curves of the formula."""
     figure, axes = plt.subplots(figsize=(6.0, 2.7), layout="constrained")
-    found = by_value(run)
+    found = by_case(run)
     variances = np.geomspace(min(found), max(found), 201)
     curves = np.array([posterior_collapse.analytic_kl(variance) for variance in variances])  # (variances, latents)
     for latent, (colour, style) in zip(range(1, curves.shape[1] + 1), LINES, strict=False):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hw2lib.evaluation.codec import CODEC_BITS
 from hw2lib.report.titles import Entry, plus_minus, size, title
-from hw2lib.studies.study import by_case, by_value
+from hw2lib.studies.study import by_case
 from hw2lib.training.progress import duration
 from hw2lib.training.runs import Run
 
@@ -105,7 +105,7 @@ def scores(run: Run, variants: Sequence[str]) -> list[Row]:
         "stripes_ab": "stripes",
         "cycle_aba": "there and back",
     }
-    cases, ends = by_value(run), run.metrics["ends"]
+    cases, ends = by_case(run), run.metrics["ends"]
 
     def end(name: str) -> Row:
         return {"case": title(name)} | {
@@ -123,7 +123,7 @@ def scores(run: Run, variants: Sequence[str]) -> list[Row]:
 
 def balances(run: Run) -> list[Row]:
     """How the generator's loss follows the discriminator's updates, in the ablations."""
-    cases = by_value(run)
+    cases = by_case(run)
     updates = {"resting_discriminators": "1/3", "full": "1", "three_discriminator_steps": "3"}
     return [
         {
@@ -244,7 +244,7 @@ def starts(run: Run) -> list[Row]:
             if f"perplexity_at_{at}" in found
         }
         | _codec_scores(found)
-        for start, found in by_value(run).items()
+        for start, found in by_case(run).items()
     ]
 
 
@@ -253,7 +253,7 @@ def quantizers(run: Run) -> list[Row]:
     ours = {"ema": "ours, moving averages", "gradient": "ours, learnt by its loss"}
     return [
         {"quantiser": ours.get(name, title(name))} | _codec_scores(found)
-        for name, found in sorted(by_value(run).items(), key=lambda item: -item[1]["test_nmse"]["mean"])
+        for name, found in sorted(by_case(run).items(), key=lambda item: -item[1]["test_nmse"]["mean"])
     ]
 
 

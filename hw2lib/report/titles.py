@@ -79,7 +79,7 @@ SHORT_TITLES = {
     "siamese_without_discriminator": "siamese, no D",
 }
 
-# An entry of study.by_value: mean, deviation, min, max, count.
+# An entry of study.by_case: mean, deviation, min, max, count.
 Entry = dict[str, float]
 
 
@@ -89,7 +89,7 @@ def title(identifier: str) -> str:
 
 
 def plus_minus(entry: Entry, digits: int) -> str:
-    """'0.12 ± 0.01', mean and standard deviation of an entry of study.by_value; of one seed the mean alone."""
+    """'0.12 ± 0.01', mean and standard deviation of an entry of study.by_case; of one seed the mean alone."""
     mean = f"{entry['mean']:.{digits}f}"
     return mean if entry["count"] == 1 else f"{mean} ± {entry['deviation']:.{digits}f}"
 

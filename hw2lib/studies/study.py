@@ -172,11 +172,6 @@ def _entry(numbers: list[float]) -> dict[str, float]:
     }
 
 
-def by_value(run: Run) -> dict[str | float, dict[str, dict[str, float]]]:
-    """`by_case` of a study that varies one thing beside the seed: value -> score -> entry."""
-    return by_case(run)
-
-
 def values(run: Run, over: str, score: str, **fixed) -> dict[str | float, list[float]]:
     """Value of `over` -> `score` of each seed, of the cases in which `fixed` holds."""
     found: dict[str | float, list[float]] = {}

@@ -26,7 +26,7 @@ def of_cyclegan() -> dict:
     config = CycleGANConfig(**run.config["model"])
     model = CycleGAN(config)
     early, late = scorecards.first_and_last_tenth(run.history)
-    parts, ends = study.by_value(small), small.metrics["ends"]
+    parts, ends = study.by_case(small), small.metrics["ends"]
     data = run.config["data"]
     sets = {name: range(data[name]) for name in ("train_a", "train_b", "test_a", "test_b")}
     outputs = torch.linspace(-4, 4, 161, dtype=torch.float64).numpy()
@@ -52,7 +52,7 @@ def of_vqvae() -> dict:
     config = VQVAEConfig(**run.config["model"])
     prior = GatedPixelCNN(PixelCNNConfig(**prior_run.config["model"]))
     early, late = scorecards.first_and_last_tenth(run.history)
-    epochs, likelihood, decoders = run.epochs, prior_run.metrics["likelihood"], study.by_value(power)
+    epochs, likelihood, decoders = run.epochs, prior_run.metrics["likelihood"], study.by_case(power)
     return {
         **{"asked": asked, "config": config, "run": run, "short": short, "prior_run": prior_run, "findings": findings},
         **{"removed": removed, "started": started, "quantizers": quantizers},
@@ -69,9 +69,9 @@ def of_vqvae() -> dict:
         **{"found": run.metrics, "others": codec.comparison(short), "facts": run.metrics["gradient_facts"]},
         **{"tail": findings.trend(epochs["test_nmse"]), "rise": findings.course(epochs["test_perplexity"])},
         **{
-            "by_quantizer": study.by_value(quantizers),
+            "by_quantizer": study.by_case(quantizers),
             "terms": study.by_case(removed),
-            "starts": study.by_value(started),
+            "starts": study.by_case(started),
         },
         **{"prior_made": prior_run.provenance, "prior_epochs": prior_run.epochs, "prior_found": prior_run.metrics},
         "prior_weights": tables.count_weights(prior),

@@ -345,9 +345,9 @@ def test_the_studies_have_every_case(toy, tmp_path):
     assert study.rows(terms)[5] == case | measure_terms(case, toy, 1, SMALL)
     found = study.by_case(terms)
     assert {codebook: tuple(its) for codebook, its in found.items()} == {"gradient": REMOVED, "ema": REMOVED}
-    assert tuple(study.by_value(starts)) == tuple(STARTS)
+    assert tuple(study.by_case(starts)) == tuple(STARTS)
     assert starts.metrics["options"]["start"] == STARTS
-    assert tuple(study.by_value(quantizers)) == QUANTIZERS
+    assert tuple(study.by_case(quantizers)) == QUANTIZERS
     assert quantizers.metrics["package"]["vector-quantize-pytorch"][0].isdigit()
 
     settings = [json.loads((run.folder / "config.json").read_text())["settings"] for run in (terms, starts, quantizers)]

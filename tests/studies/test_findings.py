@@ -69,7 +69,7 @@ def below(one, other, *scores):
 
 @pytest.fixture(scope="module")
 def parts():
-    return study.by_value(Run.published("ablations"))
+    return study.by_case(Run.published("ablations"))
 
 
 def test_losses_are_for_what_is_said(parts):
@@ -120,7 +120,7 @@ def test_collapses_are_as_said():
     """Posterior: at the largest noise no latent is left. Mode: the slowest pace covers none, the sharp lose some."""
     linear = findings.agreement(study.rows(Run.published("linear-vae")))
     assert linear["agree"] == linear["trainings"] and linear["active"][5.0] == 0
-    strong = study.by_value(Run.published("decoder-power"))[63]
+    strong = study.by_case(Run.published("decoder-power"))[63]
     assert 0 < strong["active"]["max"] < 8
     rows = study.rows(Run.published("ring"))
     assert {row["modes"] for row in rows if row["ratio"] == 0.2} == {0}
@@ -132,10 +132,10 @@ def test_codebooks_need_what_is_said():
     for its in study.by_case(Run.published("codebook-terms")).values():
         assert study.above(its["commitment"]["encoder_rms"], its["nothing"]["encoder_rms"])
         assert below(its["nothing"], its["commitment"], "test_nmse")
-    starts = study.by_value(Run.published("codebook-starts"))
+    starts = study.by_case(Run.published("codebook-starts"))
     used = {name: found["test_codes_used"]["mean"] for name, found in starts.items()}
     assert used["restarts"] > 0.9 * 512 > 1.8 * used["kmeans_start"] and used["noise_averages"] > used["neither"]
-    quantizers = study.by_value(Run.published("codebook-quantizers"))
+    quantizers = study.by_case(Run.published("codebook-quantizers"))
     assert min(quantizers, key=lambda name: quantizers[name]["test_nmse"]["mean"]) == "ema"
     assert math.isclose(used["both"], 512, rel_tol=0.02)
 

@@ -112,7 +112,7 @@ def test_side_by_side_is_one_after_the_other(tmp_path):
 def test_seeds_are_summed_up(tmp_path):
     """Mean, deviation, least and greatest over the seeds of each variant, in the order of the cases, of the numbers that it has."""
     run = study.study("small", {}, CASES, measure, tmp_path)
-    found = study.by_value(run)
+    found = study.by_case(run)
     assert list(found) == ["plain", "odd"]
     assert list(found["plain"]) == ["score", "steps"]
     assert list(found["odd"]) == ["score", "steps", "only"]
