@@ -19,6 +19,11 @@ os.environ.setdefault("KMP_BLOCKTIME", "0")
 class Problem(Exception):
     """Something the user can put right: the message is one line that says what was wrong and what would be right."""
 
+    def __init__(self, message: str):
+        """Names of files may hold line breaks and bytes that no encoding has: these are shown as escapes."""
+        shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in message)
+        super().__init__("".join(shown))
+
     def _render_traceback_(self) -> list[str]:
         """Jupyter shows this instead of a traceback, which would bury the one line that matters."""
         return [f"{type(self).__name__}: {self}"]

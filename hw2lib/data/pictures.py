@@ -18,6 +18,7 @@ from hw2lib import ROOT, did_you_mean
 from hw2lib.data import folders
 from hw2lib.data.download import Archive, DataError, fetch_folder
 from hw2lib.data.toy import scenes
+from hw2lib.files import user_path
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_FOLDER = "cifar-10-batches-bin"
@@ -83,7 +84,7 @@ class Pictures:
 
 def root_folder(root: str | Path | None = None) -> Path:
     """Where data sets live: `root` if it says anything, else $HW2_DATA, else `data` in the repository."""
-    return Path(root or os.environ.get("HW2_DATA") or ROOT / "data").expanduser()
+    return user_path(root or os.environ.get("HW2_DATA") or ROOT / "data", DataError)
 
 
 def load(dataset: str, size: int = 32, root: str | Path | None = None) -> Pictures:

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hw2lib import ROOT, Problem, did_you_mean, in_one_line
+from hw2lib import ROOT, Problem, did_you_mean, files, in_one_line
 
 CHECKPOINTS_KEPT = 2
 
@@ -43,28 +43,12 @@ class RunError(Problem):
 
 def runs_folder(folder: str | Path | None = None) -> Path:
     """Where run folders live: the argument if it says anything, else $HW2_RUNS, else `runs` in the repository."""
-    return Path(folder or os.environ.get("HW2_RUNS") or ROOT / "runs").expanduser()
+    return files.user_path(folder or os.environ.get("HW2_RUNS") or ROOT / "runs", RunError)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even after a power cut. Raises RunError (disk full)."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        os.fsync(directory)  # the rename itself
-        os.close(directory)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunError(
-            f"cannot write {path} ({error.strerror}): make room or choose another folder, then run again; "
-            "training goes on from the last checkpoint"
-        ) from None
+    """As files.write_whole. Raises RunError, as for a full disk."""
+    files.write_whole(path, content, RunError)
 
 
 class Table:

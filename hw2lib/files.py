@@ -1,0 +1,60 @@
+"""Paths as the user meant them, and writing that ends in one line where it fails. Imported by all; imports nothing."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hw2lib import Problem
+
+ROOM = "make room or choose another folder, then run again"
+
+
+def user_path(path: str | Path, error: type[Problem] = Problem) -> Path:
+    """An absolute path: `~` is the home folder, and what is relative lies in the current folder. Every path that a user
+    can give passes here, once, where it comes in. Raises `error` for a home or a name that no system can have."""
+    try:
+        found = Path(path).expanduser().absolute()
+        os.stat(found)
+    except OSError as reason:
+        if reason.errno == errno.ENAMETOOLONG:
+            raise error(f"{str(path)[:40]}... is too long for a path: give a shorter one") from None
+    except (RuntimeError, ValueError) as reason:  # no such home; a zero byte
+        raise error(f"{path} is no path here ({reason}): give another one") from None
+    return found
+
+
+@contextmanager
+def writing(path: str | Path, error: type[Problem] = Problem, advice: str = ROOM) -> Iterator[None]:
+    """Whatever the system says against writing `path` in this block becomes one line, an `error` that ends in `advice`."""
+    try:
+        yield
+    except OSError as reason:
+        if reason.errno is None:  # not the system's: a damaged file that is read, say
+            raise
+        full = reason.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = "the disk is full" if full else reason.strerror or type(reason).__name__
+        raise error(f"cannot write {str(path)[:400]} ({why}): {advice}") from None
+
+
+def write_whole(path: Path, content: bytes, error: type[Problem] = Problem, advice: str = ROOM) -> None:
+    """Write a file, and the folders above it, so that it is there whole or not at all, even after a power cut.
+
+    Raises `error` as `writing` does.
+    """
+    part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    with writing(path, error, advice):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            with suppress(OSError):  # it has become the file, or there was never a folder
+                part.unlink()
+        directory = os.open(path.parent, os.O_RDONLY)
+        os.fsync(directory)  # the rename itself
+        os.close(directory)
