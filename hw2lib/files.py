@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,12 +39,23 @@ def writing(path: str | Path, error: type[Problem] = Problem, advice: str = ROOM
         raise error(f"cannot write {str(path)[:400]} ({why}): {advice}") from None
 
 
+def require_writable(path: Path, error: type[Problem] = Problem, advice: str = ROOM) -> None:
+    """Say before any work, as `writing` would after it, that a file could not be written; nothing is left or made."""
+    with writing(path, error, advice):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        folder = next(above for above in path.parents if above.exists())
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+
+
 def write_whole(path: Path, content: bytes, error: type[Problem] = Problem, advice: str = ROOM) -> None:
     """Write a file, and the folders above it, so that it is there whole or not at all, even after a power cut.
 
     Raises `error` as `writing` does.
     """
-    part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    # A name has at most 255 bytes, and a letter up to four.
+    part = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.part")
     with writing(path, error, advice):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
