@@ -3,7 +3,9 @@
 import difflib
 import importlib
 import os
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +16,26 @@ ROOT = Path(__file__).resolve().parents[1]
 # long. OpenMP reads this when torch starts its threads, so it is set before; what the user has set stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+
+def _find_cache_folders() -> None:
+    """Numba refuses and matplotlib complains where they can write no cache: the user of a container often has no home.
+
+    Both look when they are imported, so a folder for them is named before; what the user has set stays.
+    """
+    usual = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    for variable, name in (("NUMBA_CACHE_DIR", "numba"), ("MPLCONFIGDIR", "matplotlib")):
+        there = next(filter(os.path.exists, (usual / name, usual, *usual.parents)))
+        if not usual.is_absolute() or not os.access(there, os.W_OK | os.X_OK):
+            own = Path(tempfile.gettempdir(), f"hw2lib-{os.getuid()}")
+            with suppress(OSError):  # with nowhere to write at all they will say so
+                own.mkdir(mode=0o700, exist_ok=True)
+                if own.is_symlink() or own.stat().st_uid != os.getuid():  # what numba reads runs as code
+                    own = Path(tempfile.mkdtemp(prefix="hw2lib-"))
+            os.environ.setdefault(variable, str(own / name))
+
+
+_find_cache_folders()
 
 
 class Problem(Exception):
