@@ -31,7 +31,7 @@ def codebook_maps(codebook: np.ndarray, seed: int, neighbours=(3, 15, 50)) -> di
         for n_neighbors in sorted({min(n, len(vectors) // 2 - 1) for n in neighbours}):
             xy = umap.UMAP(n_neighbors=n_neighbors, random_state=seed, n_jobs=1).fit_transform(vectors)
             trust = trustworthiness(vectors, xy, n_neighbors=min(15, len(vectors) // 2 - 1))
-            maps[name][n_neighbors] = {"xy": xy, "trustworthiness": float(trust), "islands": _islands(xy)}
+            maps[name][n_neighbors] = {"xy": xy, "trustworthiness": float(trust), "islands": _islands(xy, 4)}
     # UMAP's compiler sets the number of OpenMP threads for all, and with it sums in later trainings would round otherwise.
     torch.set_num_threads(threads)
     return maps
@@ -42,13 +42,19 @@ def shuffled_codebook(codebook: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permuted(codebook, axis=0)
 
 
-def _islands(xy: np.ndarray) -> int:
+def islands(maps: dict[str, dict], within: float) -> dict[str, dict[int, int]]:
+    """{map: {n_neighbors: clusters}} of `codebook_maps`, where points count as near `within` times the median distance of
+    nearest neighbours. How many there are depends on it: the maps' own "islands" are those within 4."""
+    return {name: {n: _islands(found["xy"], within) for n, found in by_n.items()} for name, by_n in maps.items()}
+
+
+def _islands(xy: np.ndarray, within: float) -> int:
     """Clusters of points (N, 2) that DBSCAN finds, on the scale of the points' own nearest neighbours."""
     from sklearn.cluster import DBSCAN
     from sklearn.neighbors import NearestNeighbors
 
     nearest = NearestNeighbors(n_neighbors=1).fit(xy).kneighbors()[0]
-    found = DBSCAN(eps=max(4 * float(np.median(nearest)), 1e-9), min_samples=3).fit(xy).labels_
+    found = DBSCAN(eps=max(within * float(np.median(nearest)), 1e-9), min_samples=3).fit(xy).labels_
     # -1 are points of no cluster.
     return len(set(found) - {-1})
 

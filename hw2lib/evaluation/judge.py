@@ -229,17 +229,22 @@ def between(value: float, floor: float, ceiling: float) -> float:
 
 
 def distances(features: Tensor, wanted: Tensor) -> dict[str, float]:
-    """kd, kd_error and fd from features (N, d) to those of real pictures, (M, d). Raises as the three do."""
+    """kd, kd_error, fd and the part of fd that is of the means, from features (N, d) to those of real pictures, (M, d).
+
+    Raises as the three do.
+    """
+    apart = features.double().mean(0) - wanted.double().mean(0)
     return {
         "kd": kernel_distance(features, wanted),
         "kd_error": kernel_distance_error(features, wanted),
         "fd": frechet_distance(features, wanted),
+        "fd_means": apart.square().sum().item(),
     }
 
 
 def gaps_closed(row: dict[str, float], floor: dict[str, float], ceiling: dict[str, float]) -> dict[str, float]:
-    """kd_closed, kd_closed_error and fd_closed of a row of `distances` by `between` two others."""
-    closed = {f"{kind}_closed": between(row[kind], floor[kind], ceiling[kind]) for kind in ("kd", "fd")}
+    """kd_closed, kd_closed_error, fd_closed and fd_means_closed of a row of `distances` by `between` two others."""
+    closed = {f"{kind}_closed": between(row[kind], floor[kind], ceiling[kind]) for kind in ("kd", "fd", "fd_means")}
     return closed | {"kd_closed_error": row["kd_error"] / abs(ceiling["kd"] - floor["kd"])}
 
 

@@ -43,7 +43,9 @@ def measure_translations(run: Run, model: CycleGAN, domains: Domains, judge: Jud
         return {way: by_merit(domains, judge, to, fakes(to)[judged]).tolist() for way, to in ways.items()}
 
     return {
-        "cards": run.measured("cards", lambda: {to: card(domains, judge, to, fakes(to)) for to in ("b", "a")}),
+        "cards": run.measured(
+            "cards", lambda: {to: card(domains, judge, to, fakes(to)) for to in ("b", "a")}, version=2
+        ),
         "cycle_error": run.measured("cycle_error", cycle_errors),
         "merit": run.measured("merit", merit),
     }
@@ -100,7 +102,8 @@ def distance_card(
 ) -> dict[str, dict[str, float]]:
     """Distances of sets of pictures to those that are wanted, in the judge's features; all uint8 (N, 3, H, W).
 
-    Each row has kd and kd_error (kernel distance and its standard error) and fd (Fréchet distance), with `zebras` also
+    Each row has kd and kd_error (kernel distance and its standard error), fd (Fréchet distance) and fd_means (the part of
+    fd that is of the means), with `zebras` also
     zebra (share called so, 0 to 1); rows other than the two ends also kd_closed, kd_closed_error and fd_closed, see
     judge.between. Raises ValueError for sets of fewer than 3 pictures.
     """

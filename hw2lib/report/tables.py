@@ -183,23 +183,18 @@ def beside(found: dict[str, dict[str, float]]) -> list[Row]:
 
 
 def hidden(found: dict[str, dict[str, float]]) -> list[Row]:
-    """What disturbing a translation does to the way back (studies.steganography)."""
-    undisturbed = found["nothing"]["cycle"]
-    kinds = {"noise ": "noise, deviation in grey levels: ", "JPEG ": "JPEG, quality: "}
-    rows = []
-    for name, row in found.items():
-        words = title(name)
-        for short, long in kinds.items():
-            words = words.replace(short, long)
-        rows.append(
-            {
-                "disturbance of the translation": words,
-                "change of the translation": f"{row['difference']:.3f}",
-                "error there and back": f"{row['cycle']:.3f}",
-                "rise of the error": f"{round(row['cycle'] - undisturbed, 3) + 0:.3f}" if name != "nothing" else "",
-            }
-        )
-    return rows
+    """What disturbing a translation does to the way back, and what it does to real pictures (studies.steganography)."""
+    columns = {
+        "change": "change of translations",
+        "moved": "the way back moves",
+        "real_change": "change of real pictures",
+        "real_moved": "their translation moves",
+    }
+    return [
+        {"disturbance": title(name)} | {words: f"{row[score]:.3f}" for score, words in columns.items()}
+        for name, row in found.items()
+        if name != "nothing"
+    ]
 
 
 # ---- VQ-VAE

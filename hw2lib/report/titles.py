@@ -43,7 +43,12 @@ TITLES = {
     "resting_discriminators": "discriminator every 3rd step",
     "siamese_for_cycle_loss": "siamese in place of the cycle loss",
     # disturbances of a translation
-    **{f"jpeg_{quality}": f"JPEG {quality}" for quality in (95, 75, 50)},
+    **{f"noise_{deviation}": f"noise, {deviation} grey levels" for deviation in (3, 10)},
+    **{f"luma_{by}": f"brightness at 1/{by} of the resolution" for by in (2, 4)},
+    **{f"chroma_{by}": f"colours at 1/{by} of the resolution" for by in (2, 4, 8)},
+    "exchanged": "the finest colours of another picture",
+    **{f"jpeg_{quality}_444": f"JPEG {quality}, all colours (4:4:4)" for quality in (95, 75)},
+    **{f"jpeg_{quality}": f"JPEG {quality}, colours at 1/2 (4:2:0)" for quality in (95, 75)},
     # codebooks and quantisers
     "gradient": "learnt by its loss",
     "ema": "of moving averages",
@@ -77,6 +82,9 @@ SHORT_TITLES = {
     "whole_picture_discriminator": "whole picture",
     "siamese_for_cycle_loss": "siamese + D",
     "siamese_without_discriminator": "siamese, no D",
+    "coarser_colours": "colours 1/2",
+    "taken_away": "taken, x 8",
+    "back_without": "back, 1/2",
 }
 
 # An entry of study.by_case: mean, deviation, min, max, count.

@@ -283,6 +283,20 @@ def likeness(measured: list[dict], seed: int, domains: Domains) -> dict[str, flo
 # ---- why least squares
 
 
+def gradients_at_the_end(parts: dict) -> dict[str, dict[str, float]]:
+    """How hard objectives pull at the outputs on translations that occur: {"output", "pull"} of three of `gradient_by_logit`.
+
+    parts: the entries of the study by variant. An output is the mean over the last tenth of the steps, that of
+    "saturating" the one of "cross_entropy", whose discriminator is the same.
+    """
+    variants = {"least_squares": "full", "cross_entropy": "cross_entropy", "saturating": "cross_entropy"}
+    outputs = {name: parts[variant]["d_b_fake"]["mean"] for name, variant in variants.items()}
+    return {
+        name: {"output": output, "pull": abs(float(gradient_by_logit(np.array([output]))[name][0]))}
+        for name, output in outputs.items()
+    }
+
+
 def gradient_by_logit(logits: np.ndarray) -> dict[str, np.ndarray]:
     """Derivatives of what a generator minimises with respect to a discriminator's output, at `logits` (N,).
 

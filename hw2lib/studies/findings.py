@@ -7,11 +7,29 @@ measured  rows of a study
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
+
 
 def lead(found: dict, domain: str = "b") -> float:
     """How far the discriminator of a domain marks real pictures above translations, of entries or of plain numbers."""
     real, fake = (found[f"d_{domain}_{kind}"] for kind in ("real", "fake"))
     return real["mean"] - fake["mean"] if isinstance(real, dict) else real - fake
+
+
+def loss_and_lead(history: dict[str, np.ndarray], domain: str) -> dict:
+    """How the loss of the generator into a domain goes with the lead of the discriminator of that domain.
+
+    {"loss", "lead": means over each tenth of the steps, "correlation": Pearson's r over fiftieths}; of runs of fewer steps
+    over each step.
+    """
+    series = {"loss": history["g_ab" if domain == "b" else "g_ba"], "lead": lead(history, domain)}
+
+    def means(parts: int) -> dict[str, list[float]]:
+        parts = min(parts, len(history["step"]))
+        return {name: [float(part.mean()) for part in np.array_split(its, parts)] for name, its in series.items()}
+
+    loss, course = means(50).values()
+    return means(10) | {"correlation": float(np.corrcoef(loss, course)[0, 1]) if len(loss) > 1 else 0.0}
 
 
 def agreement(measured: list[dict]) -> dict:

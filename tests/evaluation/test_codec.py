@@ -131,16 +131,18 @@ def test_the_published_maps_are_whole():
         assert list(by_n) == [3, 15, 50]
         for found in by_n.values():
             assert found["xy"].shape == (512, 2)
-            assert codebook_maps._islands(found["xy"]) == found["islands"]
+            assert codebook_maps._islands(found["xy"], 4) == found["islands"]
 
 
 def test_islands_are_counted():
-    """Three separate heaps of points are three islands, at any scale."""
+    """Three separate heaps of points are three islands at any scale, and one where all that is far counts as near."""
     heaps = np.random.default_rng(0).normal(size=(3, 40, 2))
     heaps[:, :, 0] += [[0], [50], [100]]
     heaps = heaps.reshape(120, 2)
     for scale in (0.01, 1, 100):
-        assert codebook_maps._islands(scale * heaps) == 3
+        maps = {"heaps": {3: {"xy": scale * heaps}}}
+        assert codebook_maps.islands(maps, within=4) == {"heaps": {3: 3}}
+        assert codebook_maps.islands(maps, within=1e4) == {"heaps": {3: 1}}
 
 
 @pytest.mark.slow

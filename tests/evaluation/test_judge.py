@@ -20,6 +20,7 @@ from hw2lib.evaluation.judge import (
     Judge,
     JudgeError,
     between,
+    distances,
     frechet_distance,
     kernel_distance,
     kernel_distance_error,
@@ -196,11 +197,11 @@ def test_the_error_is_the_jackknifes():
     """The closed form is what leaving out the pictures one after another gives."""
     a, b = normal(9, 6, seed=0), normal(6, 6, seed=1) + 0.5
     variance = 0.0
-    for count, distances in (
+    for count, others in (
         (9, [kernel_distance(torch.cat([a[:i], a[i + 1 :]]), b) for i in range(9)]),
         (6, [kernel_distance(a, torch.cat([b[:i], b[i + 1 :]])) for i in range(6)]),
     ):
-        variance += (count - 1) * np.var(distances)
+        variance += (count - 1) * np.var(others)
     assert kernel_distance_error(a, b) == pytest.approx(math.sqrt(variance), rel=1e-9)
 
 
@@ -229,6 +230,14 @@ def test_frechet_distance_is_the_formula():
     # Means 1 apart in three dimensions; (2 - 1)^2 + (3 - 1)^2.
     assert found == pytest.approx(3 + 1 + 4, rel=0.05)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_of_a_shift_all_is_of_the_means():
+    """Sets that differ by a constant have a Fréchet distance that is that of their means, alone."""
+    a = normal(50, 8, seed=4)
+    found = distances(a + 0.5, a)
+    assert found["fd"] == pytest.approx(found["fd_means"], rel=1e-6)
+    assert found["fd_means"] == pytest.approx(8 * 0.25)
 
 
 def test_frechet_distance_of_few_pictures_is_right_but_biased():

@@ -6,7 +6,8 @@ import torch
 
 from hw2lib import parameters
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
-from hw2lib.evaluation import codec, scorecards
+from hw2lib.evaluation import codebook_maps, codec, scorecards
+from hw2lib.networks import ResnetGenerator
 from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
 from hw2lib.report import tables
 from hw2lib.report.document import PUBLISHED
@@ -41,6 +42,9 @@ def of_cyclegan() -> dict:
         **{"parts": parts, "ends": ends, "found": run.metrics, "cards": run.metrics["cards"]},
         **{"beside": second.metrics["beside"], "hidden": run.metrics["hidden"]},
         "gradients": cyclegan_parts.gradient_by_logit(outputs),
+        "marks": cyclegan_parts.gradients_at_the_end(parts),
+        "papers_weights": tables.count_weights(ResnetGenerator()),
+        **{f"into_{domain}": findings.loss_and_lead(run.history, domain) for domain in "ab"},
     }
 
 
@@ -67,6 +71,7 @@ def of_vqvae() -> dict:
         **{"made": run.provenance, "history": run.history, "epochs": epochs, "early": early, "late": late},
         "weights": tables.count_weights(VQVAE(config)),
         **{"found": run.metrics, "others": codec.comparison(short), "facts": run.metrics["gradient_facts"]},
+        "wider": codebook_maps.islands(codebook_maps.load_maps(run), within=8),
         **{"tail": findings.trend(epochs["test_nmse"]), "rise": findings.course(epochs["test_perplexity"])},
         **{
             "by_quantizer": study.by_case(quantizers),

@@ -19,6 +19,7 @@ from hw2lib.studies.cyclegan_parts import (
     discriminator_step,
     ends,
     gradient_by_logit,
+    gradients_at_the_end,
     local_contrast,
     measure,
     scores,
@@ -331,6 +332,14 @@ def test_the_published_likeness_is_that_of_the_kept_pictures():
 
 
 # ---- gradients of the objectives
+
+
+def test_gradients_at_the_outputs_that_occur():
+    """Each objective pulls as its formula says at the mean output of the training that was made with it."""
+    found = gradients_at_the_end({"full": {"d_b_fake": {"mean": 0.25}}, "cross_entropy": {"d_b_fake": {"mean": -1.0}}})
+    sigmoid = 1 / (1 + np.e)
+    wanted = {"least_squares": (0.25, 1.5), "cross_entropy": (-1, 1 - sigmoid), "saturating": (-1, sigmoid)}
+    assert {name: (row["output"], pytest.approx(row["pull"])) for name, row in found.items()} == wanted
 
 
 def test_gradients_are_the_closed_formulas():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from hw2lib.studies import findings, study
@@ -18,6 +19,20 @@ def test_a_lead_is_real_above_translated():
     assert findings.lead(plain) == 0.5
     assert findings.lead(plain, "a") == -0.25
     assert findings.lead({name: entry(value) for name, value in plain.items()}) == 0.5
+
+
+def test_loss_and_lead_go_together_or_not():
+    """Means over tenths, and the correlation over fiftieths: 1 where the loss follows the lead, -1 where it does the reverse."""
+    ramp = np.linspace(0, 1, 200)
+    history = {"step": np.arange(200), "g_ab": 2 * ramp, "g_ba": -ramp}
+    history |= {
+        f"d_{domain}_{kind}": ramp if kind == "real" else 0 * ramp for domain in "ab" for kind in ("real", "fake")
+    }
+    found = {domain: findings.loss_and_lead(history, domain) for domain in "ab"}
+    assert (found["b"]["correlation"], found["a"]["correlation"]) == (pytest.approx(1), pytest.approx(-1))
+    assert len(found["b"]["loss"]) == 10
+    assert found["b"]["loss"][1] == pytest.approx(2 * ramp[20:40].mean())
+    assert found["a"]["lead"][-1] == pytest.approx(ramp[180:].mean())
 
 
 def test_agreement_counts_trainings_and_the_farthest_latent():
@@ -141,14 +156,18 @@ def test_codebooks_need_what_is_said():
 
 
 def test_photographs_and_curves_are_as_said():
-    """KD has one direction ahead and FD the other; the way back rests on no faint pattern; the error is not down any more."""
+    """KD and the means of FD have B to A ahead; the way back rests on the finest colours; the error is not down any more."""
     found = Run.published("cyclegan").metrics
     there, back = (found["cards"][domain]["average"] for domain in "ba")
-    assert there["kd_closed"] < back["kd_closed"] and there["fd_closed"] > back["fd_closed"]
-    hidden = found["hidden"]
-    worst = max(hidden, key=lambda name: hidden[name]["cycle"])
-    assert worst == "jpeg_50"
-    assert hidden[worst]["cycle"] - hidden["nothing"]["cycle"] < hidden[worst]["difference"]
+    assert back["kd_closed"] - there["kd_closed"] > 1.9 * math.hypot(there["kd_closed_error"], back["kd_closed_error"])
+    assert there["fd_means_closed"] < back["fd_means_closed"] and there["fd_closed"] > back["fd_closed"]
+    for hidden in found["hidden"].values():
+        for name in ("chroma_2", "exchanged", "jpeg_95"):
+            assert hidden[name]["moved"] > 3 * hidden[name]["real_moved"], name
+        assert hidden["luma_2"]["change"] > 2 * hidden["chroma_2"]["change"]
+        assert hidden["luma_2"]["moved"] < hidden["luma_2"]["real_moved"]
+        assert max(hidden[name]["moved"] for name in ("noise_10", "jpeg_95_444")) < hidden["chroma_2"]["moved"] / 2
+        assert hidden["chroma_8"]["moved"] < 1.2 * hidden["chroma_2"]["moved"]
     run = Run.published("vqvae")
     course = findings.course(run.epochs["test_perplexity"])
     assert (
