@@ -42,10 +42,8 @@ def translators(there, back):
 def test_without_disturbance_it_is_the_cycle_error(toy, averaged):
     """Nothing moves, and the error there and back is translations.cycle_error, both ways, by the generators asked for."""
     model = translators(-1, -0.8)
-    fakes = [
-        translate(generator, test) for generator, test in zip(model.generators(averaged), (toy.test_a, toy.test_b))
-    ]
-    wanted = cycle_error(model, toy, averaged, fakes[1], fakes[0])
+    g_ab, g_ba = model.generators(averaged)
+    wanted = cycle_error(model, toy, averaged, translate(g_ba, toy.test_b), translate(g_ab, toy.test_a))
     found = steganography.hidden_both_ways(model, toy, averaged)
     for way, error in (("ab", wanted["aba"]), ("ba", wanted["bab"])):
         assert found[way]["nothing"] == {"change": 0, "moved": 0, "real_change": 0, "real_moved": 0, "cycle": error}
