@@ -31,21 +31,21 @@ Network = Callable[[Tensor], Tensor]
 class CycleGANConfig(BaseModel):
     """Everything that changes what is learnt. Where it is computed (device, precision, folders) is not here."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    size: int = Field(256, ge=32, multiple_of=4)  # pixels a side
+    size: int = Field(256, ge=32, le=8192, multiple_of=4)  # pixels a side
     generator: Literal["resnet", "unet"] = "resnet"
     discriminator: Literal["patch", "picture"] = "patch"
-    base_channels: int = Field(64, ge=1)  # of the first layer of all four networks
-    blocks: int = Field(0, ge=0)  # residual ones; 0: the paper's choice, 9 from 256 pixels on and 6 below
+    base_channels: int = Field(64, ge=1, le=2048)  # of the first layer of all four networks
+    blocks: int = Field(0, ge=0, le=200)  # residual ones; 0: the paper's choice, 9 from 256 pixels on and 6 below
     objective: Objective = "least_squares"
-    cycle_weight: float = Field(10.0, ge=0)  # lambda of equation 3
-    identity_weight: float = Field(0.0, ge=0)  # in units of cycle_weight; appendix 7.1 has 0.5; at 0 not computed
-    pool_size: int = Field(50, ge=0)  # earlier translations the discriminators may be shown; 0: the newest only
-    learning_rate: float = Field(2e-4, gt=0)  # of Adam, until it falls
+    cycle_weight: float = Field(10.0, ge=0, le=1e6)  # lambda of equation 3
+    identity_weight: float = Field(0.0, ge=0, le=1e6)  # times cycle_weight; appendix 7.1 has 0.5; at 0 not computed
+    pool_size: int = Field(50, ge=0, le=100_000)  # earlier translations that discriminators may see; 0: the newest only
+    learning_rate: float = Field(2e-4, gt=0, le=10)  # of Adam, until it falls
     decay_share: float = Field(0.5, ge=0, le=1)  # of the steps, at the end, in which the rate falls linearly to 0
     ema_decay: float = Field(0.999, ge=0, lt=1)  # of averages of the generators beside the training; 0: none
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
 
     @model_validator(mode="before")
     @classmethod

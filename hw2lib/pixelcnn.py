@@ -37,23 +37,23 @@ class PixelCNNConfig(BaseModel):
     Each code can depend on all before it if layers * (kernel // 2) is at least max(height, width) - 1.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_codes: int = Field(512, ge=2)  # K
-    height: int = Field(8, ge=1)  # of the map, in codes
-    width: int = Field(8, ge=1)
-    classes: int = Field(0, ge=0)  # 0: unconditional
+    num_codes: int = Field(512, ge=2, le=65536)  # K
+    height: int = Field(8, ge=1, le=2048)  # of the map, in codes
+    width: int = Field(8, ge=1, le=2048)
+    classes: int = Field(0, ge=0, le=65536)  # 0: unconditional
     class_names: tuple[str, ...] = ()  # as many as classes, or none
     codebook: str = ""  # checksum of the codebook whose codes are learnt, if it is known
-    embedding: int = Field(64, ge=1)  # numbers that stand for a code at the entrance
-    channels: int = Field(64, ge=1)  # of each stack
-    layers: int = Field(10, ge=1)  # 8 x 8 maps are seen whole from 7 on
-    kernel: int = Field(3, ge=3)  # odd; a layer sees kernel // 2 codes to each side
+    embedding: int = Field(64, ge=1, le=8192)  # numbers that stand for a code at the entrance
+    channels: int = Field(64, ge=1, le=8192)  # of each stack
+    layers: int = Field(10, ge=1, le=2048)  # 8 x 8 maps are seen whole from 7 on
+    kernel: int = Field(3, ge=3, le=99)  # odd; a layer sees kernel // 2 codes to each side
     dropout: float = Field(0.1, ge=0, lt=1)  # share of channels: 50,000 maps are few
-    learning_rate: float = Field(6e-3, gt=0)  # of AdamW, at its peak
-    weight_decay: float = Field(0.01, ge=0)  # of the kernels, not of biases and tables
+    learning_rate: float = Field(6e-3, gt=0, le=10)  # of AdamW, at its peak
+    weight_decay: float = Field(0.01, ge=0, le=1e6)  # of the kernels, not of biases and tables
     schedule: Literal["constant", "cosine"] = "cosine"  # cosine: 5 % warm-up, then to 0 at the last step
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
 
     @field_validator("kernel")
     @classmethod
@@ -202,7 +202,7 @@ class GatedPixelCNN(nn.Module):
     ) -> Tensor:
         """n code maps, int64 (n, H, W), drawn code by code in raster order; the same seed gives the same maps.
 
-        Logits are divided by `temperature`, above 0; `top_k` leaves only the most likely codes, 0 leaves all.
+        Logits are divided by `temperature`, 1e-6 to 1e6; `top_k` leaves only the most likely codes, 0 leaves all.
         With `given` (n, H, W) and `known` (H, W) or (n, H, W), bool, known codes stay as given and the others are
         drawn, each under the codes before it, known or drawn: a known code says nothing about those before it.
         `watch(codes, row, column)` is called whenever (row, column) is full, with the maps so far: they go on
@@ -239,8 +239,8 @@ class GatedPixelCNN(nn.Module):
     def _canvas(self, n, labels, temperature, top_k, given, known) -> tuple[Tensor, Tensor]:
         """The maps to begin with, 0 where nothing is known, and what is known, both (n, H, W)."""
         num_codes, shape = self.config.num_codes, (n, self.config.height, self.config.width)
-        if not temperature > 0:
-            raise CodesError(f"temperature {temperature}: give one above 0 (top_k=1 takes the likeliest code)")
+        if not 1e-6 <= temperature <= 1e6:
+            raise CodesError(f"temperature {temperature}: give 1e-6 to 1e6 (top_k=1 takes the likeliest code)")
         if not 0 <= top_k <= num_codes:
             raise CodesError(f"top_k {top_k}: give 1 to {num_codes}, or 0 for all codes")
         if (given is None) != (known is None):
