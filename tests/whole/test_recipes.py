@@ -83,9 +83,9 @@ def test_every_preset_has_networks_and_pictures(preset, monkeypatch):
     asked_for = []
     monkeypatch.setattr(recipes, "domains", lambda *wanted: asked_for.append(wanted))
     values = yaml.safe_load((ROOT / "notebooks" / "presets" / preset / "01_cyclegan.yaml").read_text())
-    asked = parameters.given(CycleGANParameters, values, ("data_root=somewhere",))
+    asked = parameters.given(CycleGANParameters, values, ("data_root=/somewhere",))
     config, _ = recipes.cyclegan_setup(asked)
-    assert asked_for == [(values["dataset"], values["size"], "somewhere")]
+    assert asked_for == [(values["dataset"], values["size"], "/somewhere")]
     shared = set(values) & set(CycleGANConfig.model_fields)
     assert {"size", "base_channels"} <= shared
     assert all(getattr(config, name) == values[name] for name in shared)
