@@ -91,6 +91,10 @@ def fit(
 class Stopped(KeyboardInterrupt):
     """The user stopped the training; it is checkpointed and goes on when started again."""
 
+    def __init__(self, message: str, signal_number: int = signal.SIGINT):
+        super().__init__(message)
+        self.signal_number = signal_number
+
     def _render_traceback_(self) -> list[str]:
         return [f"Stopped: {self}"]
 
@@ -165,11 +169,12 @@ class _Session:
     def stop_if_asked(self) -> None:
         stop = self.caught[0]
         if self.fabric.world_size > 1:
-            stop = int(self.fabric.all_reduce(torch.tensor(stop), reduce_op="sum"))
+            stop = int(self.fabric.all_reduce(torch.tensor(stop), reduce_op="max"))
         if stop and self.step < self.total:
             self.checkpoint()
             self.progress.close()
-            raise Stopped(f"after step {self.step} of {self.total}; run the same again to go on from there")
+            where = f"after step {self.step} of {self.total}, with a checkpoint in {self.run.folder}"
+            raise Stopped(f"{where}: the same command goes on from there", stop)
 
 
 def _state(model) -> dict:
@@ -286,14 +291,14 @@ def _first_process_only(fabric: "Fabric", context):
 
 @contextmanager
 def _signals():
-    """SIGINT and SIGTERM become a mark, [0] -> [1], that the loop looks at between steps; a second one acts at once."""
+    """SIGINT and SIGTERM become a mark, [0] -> [number], that the loop looks at between steps; a second one acts at once."""
     caught = [0]
     if threading.current_thread() is not threading.main_thread():
         yield caught  # Python delivers signals to the main thread only
         return
 
     def mark(number, frame):
-        caught[0] = 1
+        caught[0] = number
         signal.signal(number, before[number])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
