@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from hw2lib import processes
 from hw2lib.networks import PatchDiscriminator, PictureDiscriminator, ResnetGenerator, UnetGenerator
-from hw2lib.optim import adam, average_gradients, linear_decay, with_rate
+from hw2lib.optim import adam, linear_decay, with_rate
 from hw2lib.training import weights
 
 Objective = Literal["least_squares", "cross_entropy", "hinge"]
@@ -120,8 +121,7 @@ class ImagePool(nn.Module):
 
     A picture that comes while there is room is kept and handed on. Later ones are handed on half of the time; else
     they take the place of a random one in the pool, which is handed on instead. The pictures are in the
-    state_dict. Of several processes each has its own, and a checkpoint those of the first: only a run in one process
-    resumes to the same bits.
+    state_dict. Several processes have one pool, of which each keeps a copy: all see the translations of all.
     """
 
     def __init__(self, size: int = 50):
@@ -137,14 +137,14 @@ class ImagePool(nn.Module):
         if self.pictures and self.pictures[0].device != fakes.device:  # after a resume
             self.pictures = [picture.to(fakes.device) for picture in self.pictures]
         handed_on = []
-        for fake in fakes:
+        for fake in processes.whole_of(fakes):
             if len(self.pictures) < self.size:
                 self.pictures.append(fake.clone())
             elif torch.rand(()) < 0.5:
                 place = int(torch.randint(self.size, ()))
                 fake, self.pictures[place] = self.pictures[place], fake.clone()
             handed_on.append(fake)
-        return torch.stack(handed_on)
+        return processes.share_of(torch.stack(handed_on))
 
     def get_extra_state(self) -> Tensor:
         return torch.stack(self.pictures) if self.pictures else torch.empty(0)
@@ -218,11 +218,11 @@ class Translator(nn.Module):
         names = {"loss": f"d_{domain}", "real": f"d_{domain}_real", "fake": f"d_{domain}_fake"}
         return {names[name]: loss.detach() for name, loss in losses.items()}, grads
 
-    def _update(self, name: str, grads: Sequence[Tensor]) -> None:
-        """One step of an optimiser and its schedule."""
+    def _update(self, name: str, grads: Sequence[Tensor], share: int) -> None:
+        """One step of an optimiser and its schedule, with gradients of means over `share` pictures."""
         for parameter, grad in zip(self.parameters_of[name], grads, strict=True):
             parameter.grad = grad
-        average_gradients(self.fabric, self.parameters_of[name])
+        processes.average_gradients(self.parameters_of[name], share)
         self.optimizers[name].step()
         self.schedules[name].step()
 
@@ -270,13 +270,13 @@ class CycleGAN(Translator):
             (fake_b, losses_ab, grads_ab), (fake_a, losses_ba, grads_ba) = self.both(
                 self._translation, "ab", (real_a, real_b), (real_b, real_a)
             )
-        self._update("generators", torch._foreach_add(grads_ab, grads_ba))
+        self._update("generators", torch._foreach_add(grads_ab, grads_ba), len(real_a))
         self._average()
         fake_a, fake_b = self.pool_a(fake_a), self.pool_b(fake_b)
         (losses_a, grads_a), (losses_b, grads_b) = self.both(
             self._discrimination, "ab", (real_a, real_b), (fake_a, fake_b)
         )
-        self._update("discriminators", grads_a + grads_b)
+        self._update("discriminators", grads_a + grads_b, len(real_a))
         return losses_ab | losses_ba | losses_a | losses_b
 
     # ---- machinery of the step

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from hw2lib import Problem
-from hw2lib.optim import adam, average_gradients, constant, warmup_cosine, with_rate
+from hw2lib import Problem, processes
+from hw2lib.optim import adam, constant, warmup_cosine, with_rate
 from hw2lib.training import weights
 
 
@@ -75,6 +75,19 @@ def gate(a: Tensor) -> Tensor:
     return torch.tanh(features) * torch.sigmoid(gates)
 
 
+class ChannelDropout(nn.Dropout2d):
+    """Whole channels: a random number for each element would cost as much as a convolution.
+
+    The very numbers of torch's own, drawn for the whole batch of which this process may have a share only.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = x.new_empty(processes.whole_size(len(x)), x.shape[1], 1, 1).bernoulli_(1 - self.p).div_(1 - self.p)
+        return x * processes.share_of(kept)
+
+
 class GatedLayer(nn.Module):
     """A layer of both stacks (figure 2). The first one, alone, must not see the row (the code) it stands at.
 
@@ -92,8 +105,7 @@ class GatedLayer(nn.Module):
         self.horizontal = nn.Conv2d(inputs, 2 * channels, (1, side + here))
         self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        # Whole channels: a random number for each element would cost as much as a convolution.
-        self.dropout = nn.Dropout2d(config.dropout)
+        self.dropout = ChannelDropout(config.dropout)
         if config.classes:  # h one-hot: V h is a bias for each class and layer, and here for each stack
             self.class_bias = nn.Embedding(config.classes, 4 * channels)
             nn.init.zeros_(self.class_bias.weight)
@@ -288,7 +300,7 @@ class GatedPixelCNN(nn.Module):
         optimizer = self.optimizers["network"]
         optimizer.zero_grad(set_to_none=True)
         nll.backward()
-        average_gradients(self.fabric, self.parameters())
+        processes.average_gradients(self.parameters(), len(codes))
         optimizer.step()
         self.schedules["network"].step()
         right = (logits.detach().argmax(1) == codes).float().mean()
