@@ -26,7 +26,7 @@ import torch
 from hw2lib.training import weights
 from hw2lib.training.devices import TrainingError, device_name, keep_freed_memory, machine, precision_of
 from hw2lib.training.progress import Progress, duration
-from hw2lib.training.runs import Run, now, surroundings
+from hw2lib.training.runs import Run, RunError, now, surroundings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -65,7 +65,7 @@ def fit(
     epochs = epochs or -(-updates // len(batches))
     config = {"model": model.config.model_dump(mode="json"), "batches": batches.description, "data": data or {}}
     run = Run(name, config | {"steps": total}, runs)
-    if run.finished or (numbers_only and "ended" in run.provenance):
+    if (run.finished or (numbers_only and "ended" in run.provenance)) and _is_whole(run):
         return _loaded(model, run, device, precision)
     fabric = _machine_for(run, device, precision)
     with _first_process_only(fabric, run.begin()), _signals() as caught:
@@ -84,7 +84,8 @@ def fit(
             session.end_epoch(epoch, _evaluate(model, evaluate, run.folder, epoch + 1), shown)
         session.finish()
     fabric.barrier()
-    model.eval()
+    # As a network lies in memory that was loaded: with another layout the last bits of all that follows would differ.
+    model.eval().to(memory_format=torch.contiguous_format)
     return run
 
 
@@ -97,6 +98,20 @@ class Stopped(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         return [f"Stopped: {self}"]
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether a finished run is as its training left it; False, aloud, if its network can be made again.
+
+    Raises RunError for other damage.
+    """
+    damaged = run.damaged()
+    if damaged == [run.weights.name] and run.has_checkpoint:
+        print(f"{run.weights} has been changed: it is made again from the last checkpoint", flush=True)
+    elif damaged:
+        what = f"{', '.join(damaged)} in {run.folder} changed or lost since the training ended"
+        raise RunError(f"{what}: put back what was there, or delete the folder to train anew")
+    return not damaged
 
 
 def _loaded(model, run: Run, device: str, precision: str) -> Run:
@@ -155,6 +170,7 @@ class _Session:
         self.progress.close()
         if self.fabric.is_global_zero:
             weights.save(self.model, self.run.weights)
+            self.run.seal()
             self.run.note(ended=now(), seconds=round(self.seconds(), 1))
 
     def seconds(self) -> float:
@@ -187,18 +203,19 @@ def _state(model) -> dict:
 
 def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
     """Bring model and tables to the last checkpoint; returns its step and the seconds trained so far, or 0, 0."""
-    state = run.load_checkpoint()
-    if state is not None:
+
+    def restore(state: dict) -> None:
         model.load_state_dict(state["model"])
         for key, optimizer in model.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][key])
         for key, schedule in model.schedules.items():
             schedule.load_state_dict(state["schedules"][key])
+
+    state = run.load_checkpoint(restore)
     step, seconds = (state["step"], state["seconds"]) if state else (0, 0.0)
     if fabric.is_global_zero:
-        run.steps.cut(step)
-        epochs = run.epochs.get("step", np.zeros(0))
-        run.evaluations.cut(int((epochs <= step).sum()))
+        for table in (run.steps, run.evaluations):
+            table.cut(state["tables"][table.path.name][0] if state else 0)
         facts = surroundings() | {
             "device": device_name(fabric.device),
             "processes": fabric.world_size,
