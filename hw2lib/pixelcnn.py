@@ -84,8 +84,8 @@ class ChannelDropout(nn.Dropout2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        kept = x.new_empty(processes.whole_size(len(x)), x.shape[1], 1, 1).bernoulli_(1 - self.p).div_(1 - self.p)
-        return x * processes.share_of(kept)
+        kept = x.new_empty(sum(processes.of_all(len(x))), x.shape[1], 1, 1).bernoulli_(1 - self.p)
+        return x * processes.share_of(kept.div_(1 - self.p))
 
 
 class GatedLayer(nn.Module):

@@ -55,6 +55,16 @@ def summed(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def of_all(number: int) -> list[int]:
+    """The whole numbers of all processes, such as the sizes of their shares. No GPU has to finish its work for it."""
+    if count() == 1:
+        return [number]
+    found = torch.empty(count(), dtype=torch.int64)
+    with _in_touch():
+        dist.all_gather_into_tensor(found, torch.tensor([number]), group=_cpu_group(dist.group.WORLD))
+    return found.tolist()
+
+
 def told(value=None):
     """What the first process calls this with, whatever can be pickled; the others wait for it. Raises GroupError."""
     if not together():
@@ -78,16 +88,6 @@ def first_one_first() -> Iterator[None]:
 # ---- the whole batch
 
 
-def whole_size(share: int) -> int:
-    """The number of items in the batch of which this process has `share`. Nothing waits for the device."""
-    if count() == 1:
-        return share
-    size = torch.tensor(share)
-    with _in_touch():
-        dist.all_reduce(size, group=_cpu_group(dist.group.WORLD))
-    return int(size)
-
-
 def share_of(whole: Tensor) -> Tensor:
     """This process's items (n, ...) of a whole batch (N, ...)."""
     return whole[rank() :: count()] if count() > 1 else whole
@@ -97,7 +97,7 @@ def whole_of(share: Tensor) -> Tensor:
     """The whole batch (N, ...), in the order of one process, of which this one has `share` (n, ...)."""
     if count() == 1:
         return share
-    size = whole_size(len(share))
+    size = sum(of_all(len(share)))
     padded = share.new_zeros(-(-size // count()), *share.shape[1:])
     padded[: len(share)] = share
     shares = [torch.empty_like(padded) for _ in range(count())]
@@ -122,7 +122,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], share: int) -> None:
     if count() == 1:
         return
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([grad.flatten() for grad in grads]).mul_(share / whole_size(share))
+    flat = torch.cat([grad.flatten() for grad in grads]).mul_(share / sum(of_all(share)))
     parts = summed(flat).split([grad.numel() for grad in grads])
     for grad, part in zip(grads, parts, strict=True):
         grad.copy_(part.view_as(grad))

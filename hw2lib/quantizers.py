@@ -39,7 +39,7 @@ class _Quantizer(nn.Module):
     `restart_below` is a share of the mean use N / K: a code whose moving-average count falls below it is dead and is
     moved onto an encoder output of the current batch. 0 switches restarts off.
 
-    Of several processes each quantizes its share; uses, sums and restarts are those of the whole batch.
+    Of several processes each quantizes its share; in training, uses, sums and restarts are those of the whole batch.
     """
 
     def __init__(self, num_codes: int, code_dim: int, commitment: float, decay: float, restart_below: float):
@@ -99,16 +99,17 @@ class _Quantizer(nn.Module):
 
     def _random_rows(self, vectors: Tensor, each: int) -> Tensor:
         """K of the vectors (N, D), `each` to a picture; without repetition where N allows."""
-        total = each * processes.whole_size(len(vectors) // each)
-        rows = torch.randperm(total, device=vectors.device)[: self.num_codes]
+        count = each * sum(processes.of_all(len(vectors) // each))
+        rows = torch.randperm(count, device=vectors.device)[: self.num_codes]
         if len(rows) < self.num_codes:
-            rows = torch.randint(total, (self.num_codes,), device=vectors.device)
+            rows = torch.randint(count, (self.num_codes,), device=vectors.device)
         return processes.rows_of_whole(vectors, rows, each)
 
     def _uses(self, codes: Tensor) -> Tensor:
         # Not bincount, for which a GPU has to finish first.
         uses = torch.zeros(self.num_codes, device=codes.device)  # (K,)
-        return processes.summed(uses.index_add_(0, codes, torch.ones_like(codes, dtype=uses.dtype)))
+        uses.index_add_(0, codes, torch.ones_like(codes, dtype=uses.dtype))
+        return processes.summed(uses) if self.training else uses
 
     def _sum_by_code(self, vectors: Tensor, codes: Tensor) -> Tensor:
         sums = vectors.new_zeros(self.num_codes, self.code_dim)

@@ -16,13 +16,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from hw2lib import Problem, processes
 from hw2lib.training import weights
 from hw2lib.training.devices import TrainingError, device_name, keep_freed_memory, machine, precision_of
 from hw2lib.training.progress import Progress, duration
@@ -68,22 +69,22 @@ def fit(
     if (run.finished or (numbers_only and "ended" in run.provenance)) and _is_whole(run):
         return _loaded(model, run, device, precision)
     fabric = _machine_for(run, device, precision)
-    with _first_process_only(fabric, run.begin()), _signals() as caught:
+    with _first_process_only(run.begin()), _signals() as caught:
         model.setup(fabric, total)
         session = _Session(model, run, fabric, caught, total, epochs, checkpoint_minutes)
         model.train()
         while session.step < total:
             epoch, skip = divmod(session.step, len(batches))
             for batch in batches(epoch, skip, fabric.device, fabric.global_rank, fabric.world_size):
-                _seed(model.config.seed, session.step, fabric.global_rank)
-                session.record(epoch, model.step(batch))  # the model owns its optimisers: a GAN has two
+                _seed(model.config.seed, session.step)
+                session.record(epoch, batch, model.step(batch))  # the model owns its optimisers: a GAN has two
                 if session.step in (total, (epoch + 1) * len(batches)):
                     break  # no checkpoint before the evaluation: a run killed between the two would lack its row
                 session.between_steps()
             session.rows.flush()
             session.end_epoch(epoch, _evaluate(model, evaluate, run.folder, epoch + 1), shown)
         session.finish()
-    fabric.barrier()
+        processes.told()  # the first has written all
     # As a network lies in memory that was loaded: with another layout the last bits of all that follows would differ.
     model.eval().to(memory_format=torch.contiguous_format)
     return run
@@ -119,7 +120,8 @@ def _loaded(model, run: Run, device: str, precision: str) -> Run:
     if run.weights.exists():
         weights.load_into(model, run.weights)
         model.to(machine(device, precision).device).eval()
-    print(f"{run.name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
+    if not processes.rank():
+        print(f"{run.name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
     return run
 
 
@@ -146,8 +148,9 @@ class _Session:
         self.rows = _Recorder(run, fabric)
         self.began = self.saved = time.monotonic()
 
-    def record(self, epoch: int, losses: dict[str, torch.Tensor]) -> None:
-        self.rows.add(epoch, self.step, losses)
+    def record(self, epoch: int, batch, losses: dict[str, torch.Tensor]) -> None:
+        share = len(batch[0] if isinstance(batch, tuple) else batch)
+        self.rows.add(epoch, self.step, share, losses)
         self.step += 1
         self.progress.step()
 
@@ -183,9 +186,7 @@ class _Session:
             self.run.save_checkpoint(self.step, {"step": self.step, "seconds": self.seconds(), **_state(self.model)})
 
     def stop_if_asked(self) -> None:
-        stop = self.caught[0]
-        if self.fabric.world_size > 1:
-            stop = int(self.fabric.all_reduce(torch.tensor(stop), reduce_op="max"))
+        stop = max(processes.of_all(self.caught[0]))
         if stop and self.step < self.total:
             self.checkpoint()
             self.progress.close()
@@ -233,19 +234,24 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
     return step, seconds
 
 
-def _seed(*numbers: int) -> None:
-    """Every step has its own chance, so that there is no random state to keep: the step's number is enough."""
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+def _seed(seed: int, step: int) -> None:
+    """Every step has its own chance, so that there is no random state to keep: the step's number is enough.
+
+    All processes have the same, and draw for the whole batch.
+    """
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, 0)).generate_state(1, np.uint64)[0] >> 1))
 
 
 def _evaluate(model, evaluate, folder: Path, epoch: int) -> dict[str, float]:
     if evaluate is None:
         return {}
-    model.eval()
-    with torch.no_grad():
-        scores = evaluate(folder, epoch)
-    model.train()
-    return scores
+    scores = None
+    if not processes.rank():
+        model.eval()
+        with torch.no_grad():
+            scores = evaluate(folder, epoch)
+        model.train()
+    return processes.told(scores)
 
 
 class _Recorder:
@@ -254,11 +260,12 @@ class _Recorder:
     def __init__(self, run: Run, fabric: "Fabric"):
         self.run, self.fabric = run, fabric
         self.every = 1 if fabric.device.type == "cpu" else 50
-        self.waiting: list[tuple[int, int, dict]] = []
+        self.waiting: list[tuple[int, int, int, dict]] = []
         self.epoch, self.sums, self.count = -1, None, 0
 
-    def add(self, epoch: int, step: int, losses: dict[str, torch.Tensor]) -> None:
-        self.waiting.append((epoch, step, losses))
+    def add(self, epoch: int, step: int, share: int, losses: dict[str, torch.Tensor]) -> None:
+        """Losses that are means over this process's `share` of a batch."""
+        self.waiting.append((epoch, step, share, losses))
 
     def full(self) -> bool:
         return len(self.waiting) >= self.every
@@ -267,12 +274,13 @@ class _Recorder:
         """Write the waiting rows. Raises TrainingError at the first number that is not finite."""
         if not self.waiting:
             return
-        names = list(self.waiting[0][2])
+        names = list(self.waiting[0][-1])
         values = torch.stack([torch.stack([row[name].float() for name in names]) for *_, row in self.waiting])
         if self.fabric.world_size > 1:
-            values = self.fabric.all_reduce(values, reduce_op="mean")
+            shares = torch.tensor([share for *_, share, _ in self.waiting], device=values.device)[:, None]
+            values = processes.summed(values * shares) / processes.summed(shares)
         rows = []
-        for (epoch, step, _), numbers in zip(self.waiting, values.tolist(), strict=True):
+        for (epoch, step, *_), numbers in zip(self.waiting, values.tolist(), strict=True):
             row = dict(zip(names, numbers, strict=True))
             bad = next((name for name in names if not np.isfinite(row[name])), None)
             if bad:
@@ -295,20 +303,26 @@ class _Recorder:
 
 
 @contextmanager
-def _first_process_only(fabric: "Fabric", context):
-    """Enter the context in the first process; the others wait until it has."""
-    if not fabric.is_global_zero:
-        fabric.barrier()
-        yield
-        return
-    with context:
-        fabric.barrier()
+def _first_process_only(context):
+    """Enter the context in the first process; the others wait until it has, and fail with it."""
+    with ExitStack() as stack:
+        problem = None
+        if not processes.rank():
+            try:
+                stack.enter_context(context)
+            except Problem as error:
+                problem = error
+        if problem := processes.told(problem):
+            raise problem
         yield
 
 
 @contextmanager
 def _signals():
-    """SIGINT and SIGTERM become a mark, [0] -> [number], that the loop looks at between steps; a second one acts at once."""
+    """SIGINT and SIGTERM become a mark, [0] -> [number], that the loop looks at between steps; a second one acts at once.
+
+    Not in a group: torchrun passes on a signal that its processes may have had from the terminal, too.
+    """
     caught = [0]
     if threading.current_thread() is not threading.main_thread():
         yield caught  # Python delivers signals to the main thread only
@@ -316,7 +330,8 @@ def _signals():
 
     def mark(number, frame):
         caught[0] = number
-        signal.signal(number, before[number])
+        if processes.count() == 1:
+            signal.signal(number, before[number])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
