@@ -65,6 +65,15 @@ def restore() -> None:
 
 
 @main.command()
+def check() -> None:
+    """Make the published report again from its results, and say what agrees with it and what does not."""
+    from hw2lib.report import check
+
+    for line in check.check():
+        click.echo(line)
+
+
+@main.command()
 @click.argument("model", type=click.Choice(["cyclegan", "vqvae", "pixelcnn"]))
 @PRESET
 @DATA

@@ -20,6 +20,7 @@ else the sentence has not been measured here and is not made.
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -99,24 +100,32 @@ def claims(section: str, text: str, names: Mapping) -> list[dict[str, str]]:
 def cells(notebook: str | Path) -> Iterator[tuple[str, str, str]]:
     """(magic, its line, its text) of each of these cells in a notebook: ("answer", "ablations", "Without the ...")."""
     for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]:
-        first, _, text = "".join(cell["source"]).partition("\n")
-        magic, _, line = first.removeprefix("%%").partition(" ")
-        if cell["cell_type"] == "code" and first.startswith("%%") and magic in MAGICS:
-            yield magic, line.strip(), text
+        found = parts("".join(cell["source"]))
+        if cell["cell_type"] == "code" and found:
+            yield found
+
+
+def parts(source: str) -> tuple[str, str, str] | None:
+    """(magic, its line, its text) of a cell with one of the magics, None of any other."""
+    first, _, text = source.partition("\n")
+    magic, _, line = first.removeprefix("%%").partition(" ")
+    return (magic, line.strip(), text) if first.startswith("%%") and magic in MAGICS else None
+
+
+def run(magic: str, line: str, text: str, names: Mapping) -> None:
+    """Show what a cell with one of the magics says."""
+    from hw2lib.report import show  # which renders captions by this room
+
+    if magic == "answer":
+        show.text(answer(line, text, names))
+    elif magic == "claims":
+        for found in claims(line, text, names):
+            show.claim(**found)
+    elif met(line, names):
+        show.result(render(text, names))
 
 
 def load_ipython_extension(shell) -> None:
     """Register the three magics."""
-    from hw2lib.report import show  # which renders captions by this room
-
-    def show_in_short(line: str, text: str) -> None:
-        if met(line, shell.user_ns):
-            show.result(render(text, shell.user_ns))
-
-    def show_claims(line: str, text: str) -> None:
-        for found in claims(line, text, shell.user_ns):
-            show.claim(**found)
-
-    shell.register_magic_function(lambda line, text: show.text(answer(line, text, shell.user_ns)), "cell", "answer")
-    shell.register_magic_function(show_claims, "cell", "claims")
-    shell.register_magic_function(show_in_short, "cell", "in_short")
+    for magic in MAGICS:
+        shell.register_magic_function(partial(run, magic, names=shell.user_ns), "cell", magic)

@@ -5,6 +5,7 @@ A built report becomes the published one, and the published one a report that ca
     restore: results/ and weights/ -> run folders
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from hw2lib.training.runs import Run, runs_folder
 
 # Runs whose network is published.
 WEIGHTS = ("cyclegan", "vqvae", "pixelcnn")
+# The checksums of all that is published: `sha256sum -c results/SHA256SUMS` in the repository, or `python -m hw2lib check`.
+SUMS = "results/SHA256SUMS"
 
 
 def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None = None) -> None:
@@ -39,7 +42,7 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
         document.replace_figures(copied, root / "figures")
         os.replace(Path(new) / "report.md", root / "report.md")
     results, stay = root / "results", {run["name"] for run in named if run["published"]}
-    for folder in results.glob("*"):
+    for folder in results.glob("*/"):
         if folder.name not in stay:
             shutil.rmtree(folder)
     for run in made:
@@ -50,6 +53,27 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
         if run.name in WEIGHTS:
             (root / "weights").mkdir(exist_ok=True)
             shutil.copy(run.kept_weights, root / "weights" / f"{run.name}.safetensors")
+    results.mkdir(exist_ok=True)
+    (root / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums(root).items()), encoding="utf-8")
+
+
+def sums(root: Path = ROOT) -> dict[str, str]:
+    """Published file, by its path in the repository, -> its sha256."""
+    found = [
+        root / "report.md",
+        *(path for folder in ("figures", "results", "weights") for path in (root / folder).rglob("*")),
+    ]
+    names = {path.relative_to(root).as_posix(): path for path in sorted(found) if path.is_file()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items() if name != SUMS}
+
+
+def kept_sums(root: Path = ROOT) -> dict[str, str]:
+    """As `sums`, as they were when the report was published. Raises ReportError."""
+    try:
+        lines = (root / SUMS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise ReportError(f"{root / SUMS} is missing: get the whole repository") from None
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
