@@ -18,7 +18,7 @@ from hw2lib import Problem, in_one_line
 from hw2lib.cyclegan import CycleGAN
 from hw2lib.data import Domains
 from hw2lib.evaluation.judge import ZEBRA, Judge, kernel_distance, share
-from hw2lib.training import Run, weights, write_whole
+from hw2lib.training import Run, RunError, weights, write_whole
 
 # Test pictures of each domain that are kept after each epoch.
 STRIP = 4
@@ -173,8 +173,13 @@ def save_strip(path: Path, pictures: Tensor) -> None:
 
 
 def load_strip(path: Path, size: int) -> Tensor:
-    """The pictures that save_strip kept, nearly, uint8 (rows, columns, 3, size, size)."""
-    sheet = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
+    """The pictures that save_strip kept, nearly, uint8 (rows, columns, 3, size, size). Raises RunError."""
+    try:
+        sheet = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read ({in_one_line(error)}): delete {path.parents[1]} to train anew"
+        ) from None
     rows, columns = sheet.shape[0] // size, sheet.shape[1] // size
     return sheet.reshape(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3)
 
