@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hw2lib import ROOT, Problem, did_you_mean, files, in_one_line
+from hw2lib import ROOT, Problem, did_you_mean, files, in_one_line, processes
 
 CHECKPOINTS_KEPT = 2
 SUMS = "SHA256SUMS"
@@ -279,7 +279,8 @@ class Run:
                 return state
             except Exception as error:  # a damaged file can raise nearly anything
                 why.append(f"{type(error).__name__}: {in_one_line(error)}"[:300])
-                print(f"{path} cannot be used ({why[-1]}): trying the one before", flush=True)
+                if not processes.rank():
+                    print(f"{path} cannot be used ({why[-1]}): trying the one before", flush=True)
         if checkpoints:
             raise RunError(
                 f"no checkpoint in {checkpoints[0].parent} can be used ({why[0]}): delete {self.folder} to train anew"
