@@ -5,21 +5,23 @@ written answers (the second CycleGAN, the short VQ-VAE, the prior) are loaded fr
 """
 
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
-from hw2lib.cyclegan import CycleGAN, CycleGANConfig
+from hw2lib.cyclegan import CycleGAN, CycleGANConfig, translation_losses
 from hw2lib.data import Batches, CodeBatches, CodeSets, Domains, Pairs, Pictures, domains, load, random_stream
 from hw2lib.data.pictures import checksum
 from hw2lib.evaluation.codec import encode_pictures, evaluate_vqvae
 from hw2lib.evaluation.judge import Judge
 from hw2lib.evaluation.likelihoods import PriorExaminer
 from hw2lib.evaluation.translations import Examiner
-from hw2lib.parameters import CycleGANParameters, Parameters, VQVAEParameters, make
+from hw2lib.parameters import CycleGANParameters, ParameterError, Parameters, VQVAEParameters, make
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
 from hw2lib.training import Run, fit, machine, weights, write_whole
 from hw2lib.vqvae import VQVAE, VQVAEConfig
@@ -30,12 +32,68 @@ PRIOR_BATCH_SIZE = 64
 LOSSES_SHOWN = ("g_ab", "g_ba", "cycle_a", "cycle_b", "d_a", "d_b")
 SCORES_SHOWN = ("zebra_ab", "kd_ab", "truth_ab")
 
+# ---- memory
+
+
+def require_memory(kind: type, config, batch_size: int, asked: Parameters, cure: str) -> None:
+    """Raise ParameterError, ending in `cure`, if a training step of this model cannot fit into this machine.
+
+    The step is taken with tensors that have a shape and no content. Counted are weights (learnt ones with gradient and
+    Adam's two averages), what autograd keeps of a picture, half of it in bf16, times the batch, and the pools. On a CPU
+    the process grew by 1.9 to 2.5 times what autograd keeps, for each model and precision: twice that is counted there.
+    """
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.device("meta"), saved_tensors_hooks(keep, lambda tensor: tensor):
+        model = kind(config)
+        if isinstance(model, GatedPixelCNN):
+            codes = torch.zeros(1, config.height, config.width, dtype=torch.long)
+            result = model.head(model._horizontal(codes, model._vertical(codes, None), slice(None)))
+        else:
+            x = torch.zeros(1, 3, config.size, config.size)
+            result = (
+                translation_losses(config, x, x, model.g_ab, model.g_ba, model.d_b)
+                if isinstance(model, CycleGAN)
+                else model.decoder(model.encoder(x))
+            )
+    del result  # autograd kept its tensors, and so their addresses, up to here
+    own = [*model.parameters(), *model.buffers()]
+    for part in own:
+        kept.pop(part.untyped_storage()._cdata, None)
+    weights = sum(part.nbytes * (4 if part.requires_grad else 1) for part in own)
+    cuda = asked.device in ("auto", "cuda") and torch.cuda.is_available()
+    activations = sum(kept.values()) * batch_size / (1 if asked.precision == "32" else 2) * (1 if cuda else 2)
+    pools = 2 * getattr(config, "pool_size", 0) * 12 * getattr(config, "size", 0) ** 2
+    needed, there = weights + activations + pools, _memory_there(cuda)
+    if needed > there:
+        raise ParameterError(
+            f"a training step of {kind.__name__} takes about {needed / 1e9:,.1f} GB of memory, and here are "
+            f"{there / 1e9:,.1f}: lower {cure}"
+        )
+
+
+def _memory_there(cuda: bool) -> int:
+    """Bytes of the GPU, or of this machine, or of the container's share of it."""
+    if cuda:
+        return torch.cuda.get_device_properties(0).total_memory
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if os.path.exists(path) and (limit := Path(path).read_text().strip()).isdigit():
+            limits.append(int(limit))
+    return min(limits)
+
+
 # ---- CycleGAN
 
 
 def cyclegan_setup(asked: CycleGANParameters) -> tuple[CycleGANConfig, Domains]:
     """The config of the networks and the pictures. What is wrong with the config is said before they load."""
     config = make(CycleGANConfig, asked.model_dump(include=set(CycleGANConfig.model_fields)))
+    require_memory(CycleGAN, config, asked.batch_size, asked, "size, base_channels, batch_size or pool_size")
     return config, domains(asked.dataset, config.size, asked.data_root)
 
 
@@ -93,6 +151,11 @@ def vqvae_setup(asked: VQVAEParameters) -> tuple[VQVAEConfig, Pictures]:
     """The config of a network for the pictures, and these. What is wrong with the config is said before they load."""
     fields = set(VQVAEConfig.model_fields) - {"data_variance"}
     config = make(VQVAEConfig, asked.model_dump(include=fields))
+    require_memory(VQVAE, config, asked.batch_size, asked, "size, batch_size, num_codes or code_dim")
+    if asked.experiments == "run":
+        maps = _maps(config, asked)
+        cure = "size, num_codes or prior_channels"
+        require_memory(GatedPixelCNN, PixelCNNConfig(**maps), PRIOR_BATCH_SIZE, asked, cure)
     pictures = load(asked.dataset, asked.size, asked.data_root)
     return make(VQVAEConfig, config.model_dump() | {"data_variance": pictures.variance}), pictures
 
@@ -169,22 +232,22 @@ def train_prior(network: GatedPixelCNN, sets: CodeSets, asked: VQVAEParameters) 
 
 
 def prior_config(codec: VQVAE, pictures: Pictures, asked: VQVAEParameters) -> PixelCNNConfig:
-    """A prior for the maps of `codec`, told the class of a picture if the pictures have classes.
-
-    Maps of more than 11 x 11 codes get more layers than usual, so that each code can depend on all before it.
-    """
-    side = codec.config.size // 4
+    """A prior for the maps of `codec`, told the class of a picture if the pictures have classes."""
     return PixelCNNConfig(
-        num_codes=codec.config.num_codes,
-        height=side,
-        width=side,
         classes=len(pictures.classes),
         class_names=pictures.classes,
         codebook=codebook_checksum(codec),
-        channels=asked.prior_channels,
-        layers=max(10, side - 1),
         seed=asked.seed,
+        **_maps(codec.config, asked),
     )
+
+
+def _maps(codec: VQVAEConfig, asked: VQVAEParameters) -> dict[str, int]:
+    """What the size of a prior depends on. Maps of more than 11 x 11 codes get more layers than usual, so that each code
+    can depend on all before it."""
+    side = codec.size // 4
+    sizes = {"num_codes": codec.num_codes, "channels": asked.prior_channels, "layers": max(10, side - 1)}
+    return {"height": side, "width": side, **sizes}
 
 
 def code_sets(codec: VQVAE, pictures: Pictures, run: Run) -> CodeSets:
