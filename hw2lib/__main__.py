@@ -6,7 +6,9 @@ Under torchrun, `train` uses all its processes.
 # Everything that takes long to import is imported inside the commands, so that help and usage errors come at once.
 
 import math
+import os
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -74,39 +76,56 @@ def check() -> None:
 
 
 @main.command()
-@click.argument("model", type=click.Choice(["cyclegan", "vqvae", "pixelcnn"]))
+@click.argument("model", type=click.Choice(["cyclegan", "cyclegan-identity", "vqvae", "vqvae-short", "pixelcnn"]))
 @PRESET
 @DATA
 @click.option("-p", "changes", multiple=True, metavar="NAME=VALUE", help="another value for a parameter of the preset")
 def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, ...]) -> None:
     """Train as the notebook would, into the same run folder, which the notebook then loads.
 
-    pixelcnn is the prior over the codes of the VQ-VAE, which is trained first if it is not yet.
+    pixelcnn is the prior over the codes of the VQ-VAE, which is trained first if it is not yet. With -p devices=4 four
+    processes share each batch.
     """
     from hw2lib import parameters
 
     stem, kind = "01_cyclegan", parameters.CycleGANParameters
-    if model != "cyclegan":
+    if not model.startswith("cyclegan"):
         stem, kind = "02_vqvae", parameters.VQVAEParameters
     changes = ("experiments=run", *changes)
     if data_root:
         changes = (*changes, f"data_root={data_root}")
     asked = parameters.given(kind, parameters.preset(preset, stem), changes)
 
+    from hw2lib import processes
+    from hw2lib.training import devices
+
+    if asked.devices > 1 and not processes.launched():
+        words = [word for change in changes for word in ("-p", change)]
+        sys.exit(devices.in_processes(asked.devices, asked.device, ["train", model, "--preset", preset, *words]))
+
     from hw2lib import recipes
     from hw2lib.cyclegan import CycleGAN
     from hw2lib.vqvae import VQVAE
 
-    if model == "cyclegan":
+    if model.startswith("cyclegan"):
         config, domains = recipes.cyclegan_setup(asked)
-        run = recipes.train_cyclegan(CycleGAN(config), domains, recipes.judge_for(domains, asked), asked)
+        judge = recipes.judge_for(domains, asked)
+        if model == "cyclegan":
+            run = recipes.train_cyclegan(CycleGAN(config), domains, judge, asked)
+        else:
+            run = recipes.cyclegan_with_identity(config, domains, judge, asked)
+    elif model == "vqvae-short":
+        run = recipes.vqvae_as_others(*recipes.vqvae_setup(asked), asked)
     else:
         config, pictures = recipes.vqvae_setup(asked)
         codec = VQVAE(config)
         run = recipes.train_vqvae(codec, pictures, asked)
     if model == "pixelcnn":
         run = recipes.prior(codec, pictures, run, asked).run
-    click.echo(run.folder)
+    if run is None:
+        raise Problem(f"nothing to train for {model}: give identity_epochs, or comparison_updates, above 0")
+    if not processes.rank():
+        click.echo(run.folder)
 
 
 @main.command()
@@ -203,7 +222,14 @@ def run(arguments: list[str] | None = None) -> None:
 
 
 def _end(line: str, code: int) -> None:
+    # Of several processes the first says it and is gone at once, so that torchrun ends the others while they wait; one that
+    # is still there then is alone with its problem.
+    rank = int(os.environ.get("RANK", -1))
+    time.sleep(10 if rank > 0 else 0)
     click.echo(line, err=True)
+    if rank >= 0:
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

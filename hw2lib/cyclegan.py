@@ -281,6 +281,11 @@ class CycleGAN(Translator):
 
     # ---- machinery of the step
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What a step spends its time in."""
+        return self.g_ab, self.g_ba, self.d_a, self.d_b
+
     def learnt(self) -> dict[str, list[nn.Parameter]]:
         return {
             "generators": [*self.g_ab.parameters(), *self.g_ba.parameters()],

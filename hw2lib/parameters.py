@@ -36,8 +36,8 @@ Steps = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
 class Parameters(BaseModel):
-    """What both notebooks have. Of the machine are data_root, runs, device, precision and n_jobs: no number in a report
-    depends on these but through rounding."""
+    """What both notebooks have. Of the machine are data_root, runs, device, precision, devices, compiled and n_jobs: no
+    number in a report depends on these but through rounding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -45,6 +45,10 @@ class Parameters(BaseModel):
     runs: Folder = ""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
+    # Processes that train a network together, a GPU or some cores each.
+    devices: int = Field(1, ge=1)
+    # Whether torch.compile makes one kernel of many.
+    compiled: bool = False
     # Trainings of a study that run side by side; 0: as many as there are cores.
     n_jobs: int = Field(0, ge=0, le=1024)
     # The experiments behind the written answers: loaded from results/, or made anew with the sizes below.
@@ -53,15 +57,21 @@ class Parameters(BaseModel):
     answer_seeds: int = Field(1, ge=1, le=1000)
     seed: int = Field(0, ge=0, lt=2**31)  # UMAP and some of numpy take no larger ones
 
+    @model_validator(mode="after")
+    def _shares(self):
+        if self.devices > 1 and self.devices > self.batch_size:
+            raise ValueError(f"devices must be at most batch_size, {self.batch_size}, of which each takes a share")
+        return self
+
     @property
     def jobs(self) -> int:
         """Trainings side by side, 1 or more."""
         return self.n_jobs or os.cpu_count() or 1
 
     @property
-    def machine(self) -> dict[str, str]:
+    def machine(self) -> dict[str, str | bool]:
         """What training.fit is told of the machine."""
-        return {"device": self.device, "precision": self.precision, "runs": self.runs}
+        return {name: getattr(self, name) for name in ("device", "precision", "runs", "compiled")}
 
 
 class CycleGANParameters(Parameters):

@@ -6,7 +6,11 @@ written answers (the second CycleGAN, the short VQ-VAE, the prior) are loaded fr
 
 import io
 import os
+import subprocess
+import sys
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +18,7 @@ import numpy as np
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from hw2lib import processes
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, translation_losses
 from hw2lib.data import Batches, CodeBatches, CodeSets, Domains, Pairs, Pictures, domains, load, random_stream
 from hw2lib.data.pictures import checksum
@@ -23,7 +28,7 @@ from hw2lib.evaluation.likelihoods import PriorExaminer
 from hw2lib.evaluation.translations import Examiner
 from hw2lib.parameters import CycleGANParameters, ParameterError, Parameters, VQVAEParameters, make
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
-from hw2lib.training import Run, fit, machine, weights, write_whole
+from hw2lib.training import Run, TrainingError, fit, machine, require_devices, weights, write_whole
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 # With a rate of 6e-3 better, at equal work, than 128 with 4e-3 or 8e-3 (700 short updates, held-out maps).
@@ -31,6 +36,42 @@ PRIOR_BATCH_SIZE = 64
 # What is printed after each epoch, with the scores of the generators that are judged; all else is in the run's tables.
 LOSSES_SHOWN = ("g_ab", "g_ba", "cycle_a", "cycle_b", "d_a", "d_b")
 SCORES_SHOWN = ("zebra_ab", "kd_ab", "truth_ab")
+
+# ---- several processes
+
+
+@contextmanager
+def _first_process_first(asked: Parameters) -> Iterator[None]:
+    """What the first process fetches or makes in this block, the others find. Raises TrainingError for too many."""
+    require_devices(asked.device, asked.devices)
+    if processes.launched():
+        machine(asked.device, asked.precision)  # makes the group
+    with processes.first_one_first():
+        yield
+
+
+def _start(name: str, asked: Parameters) -> Callable[[], None] | None:
+    """What trains the run of this name in `asked.devices` processes, if there are to be several and this is none of them."""
+    if asked.devices == 1 or processes.launched():
+        return None
+
+    def start() -> None:
+        changes = [word for name, value in asked.model_dump().items() for word in ("-p", f"{name}={value}")]
+        command = [sys.executable, "-m", "hw2lib", "train", name, *changes]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        line = ""
+        with subprocess.Popen(command, text=True, errors="replace", **streams) as training:
+            try:
+                for line in training.stdout:
+                    print(line, end="", flush=True)
+            except BaseException:
+                training.terminate()  # it makes a checkpoint
+                raise
+        if training.returncode:
+            raise TrainingError(line.strip().removeprefix("TrainingError: ") or f"{name} was not trained")
+
+    return start
+
 
 # ---- memory
 
@@ -94,7 +135,8 @@ def cyclegan_setup(asked: CycleGANParameters) -> tuple[CycleGANConfig, Domains]:
     """The config of the networks and the pictures. What is wrong with the config is said before they load."""
     config = make(CycleGANConfig, asked.model_dump(include=set(CycleGANConfig.model_fields)))
     require_memory(CycleGAN, config, asked.batch_size, asked, "size, base_channels, batch_size or pool_size")
-    return config, domains(asked.dataset, config.size, asked.data_root)
+    with _first_process_first(asked):
+        return config, domains(asked.dataset, config.size, asked.data_root)
 
 
 def judge_for(pictures: Domains, asked: CycleGANParameters) -> Judge | None:
@@ -139,6 +181,7 @@ def _fit_cyclegan(model: CycleGAN, pictures: Domains, judge: Judge | None, asked
         evaluate=Examiner(model, pictures, judge),
         shown=(*LOSSES_SHOWN, *(f"{kind}_{score}" for score in SCORES_SHOWN)),
         data=pictures.description,
+        start=_start(more["name"], asked),
         **more,
         **asked.machine,
     )
@@ -156,7 +199,8 @@ def vqvae_setup(asked: VQVAEParameters) -> tuple[VQVAEConfig, Pictures]:
         maps = _maps(config, asked)
         cure = "size, num_codes or prior_channels"
         require_memory(GatedPixelCNN, PixelCNNConfig(**maps), PRIOR_BATCH_SIZE, asked, cure)
-    pictures = load(asked.dataset, asked.size, asked.data_root)
+    with _first_process_first(asked):
+        pictures = load(asked.dataset, asked.size, asked.data_root)
     return make(VQVAEConfig, config.model_dump() | {"data_variance": pictures.variance}), pictures
 
 
@@ -182,6 +226,7 @@ def _fit_vqvae(model: VQVAE, pictures: Pictures, asked: VQVAEParameters, batch_s
         Batches(pictures.train, batch_size, asked.seed),
         evaluate=lambda folder, epoch: evaluate_vqvae(model, pictures.test),
         data=pictures.description,
+        start=_start(more["name"], asked),
         **more,
         **asked.machine,
     )
@@ -225,6 +270,7 @@ def train_prior(network: GatedPixelCNN, sets: CodeSets, asked: VQVAEParameters) 
         evaluate=PriorExaminer(network, sets),
         shown=("nll", "train_nll", "held_out_nll"),
         data={"name": "codes", "train": len(sets.train), "test": len(sets.test), **sets.origin},
+        start=_start("pixelcnn", asked),
         **asked.machine,
     )
     weights.load_into(network, run.kept_weights)
@@ -254,13 +300,14 @@ def code_sets(codec: VQVAE, pictures: Pictures, run: Run) -> CodeSets:
     """The codes of all pictures by the network of `run`; encoded once, and kept in its folder as uint16."""
     origin = {"pictures": pictures.checksum, "codebook": codebook_checksum(codec)}
     path = run.folder / "codes.npz"
-    kept = _read(path, origin)
-    if kept is None:
-        shown = {"train": pictures.train, "mirrored": pictures.train.flip(-1), "test": pictures.test}
-        kept = {name: encode_pictures(codec, part).numpy().astype(np.uint16) for name, part in shown.items()}
-        content = io.BytesIO()
-        np.savez(content, origin=list(origin.values()), **kept)
-        write_whole(path, content.getvalue())
+    with processes.first_one_first():
+        kept = _read(path, origin)
+        if kept is None:
+            shown = {"train": pictures.train, "mirrored": pictures.train.flip(-1), "test": pictures.test}
+            kept = {name: encode_pictures(codec, part).numpy().astype(np.uint16) for name, part in shown.items()}
+            content = io.BytesIO()
+            np.savez(content, origin=list(origin.values()), **kept)
+            write_whole(path, content.getvalue())
     train, mirrored, test = (torch.from_numpy(kept[name].astype(np.int32)) for name in ("train", "mirrored", "test"))
     order = torch.randperm(len(train), generator=random_stream(0))
     held, others = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]

@@ -165,6 +165,11 @@ class VQVAE(nn.Module):
         z_q = F.embedding(codes.long(), self.quantizer.codebook).permute(0, 3, 1, 2)  # (B, D, h, w)
         return self.decoder(z_q).float()
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What a step spends its time in."""
+        return self.encoder, self.decoder
+
     def setup(self, fabric, total_steps: int) -> None:
         """Move to fabric's device and make the optimiser and its schedule; call once, before the first step."""
         self.fabric, self.total_steps = fabric, total_steps

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from hw2lib import Problem, processes
-from hw2lib.training import weights
+from hw2lib.training import devices, weights
 from hw2lib.training.devices import TrainingError, device_name, keep_freed_memory, machine, precision_of
 from hw2lib.training.progress import Progress, duration
 from hw2lib.training.runs import Run, RunError, now, surroundings
@@ -48,6 +48,8 @@ def fit(
     precision: str = "auto",
     runs=None,
     checkpoint_minutes: float = 5.0,
+    compiled: bool = False,
+    start: Callable[[], None] | None = None,
 ) -> Run:
     """Train `model` for `epochs` epochs, or for `updates` steps, and return its run; `model` is then trained, in eval mode.
 
@@ -56,6 +58,9 @@ def fit(
     (the first is 1); it returns its scores, and may leave files in the run's folder. `shown` names the losses and scores
     that are printed then; without it all are. With `numbers_only` a finished run is good enough whose network was not
     kept: `model` then stays untrained, and only the run is of use.
+
+    With `compiled`, `model.networks` are compiled for the steps: other roundings, and faster where kernels are small. `start`,
+    if given, trains this very run in other processes; what they leave is loaded.
 
     Raises TrainingError (a loss that is not finite, another precision than the run began with), RunError (the folder)
     and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
@@ -68,9 +73,14 @@ def fit(
     run = Run(name, config | {"steps": total}, runs)
     if (run.finished or (numbers_only and "ended" in run.provenance)) and _is_whole(run):
         return _loaded(model, run, device, precision)
+    if start:
+        start()
+        return _loaded(model, run, device, precision)
     fabric = _machine_for(run, device, precision)
-    with _first_process_only(run.begin()), _signals() as caught:
+    with _first_process_only(run.begin()), _signals() as caught, ExitStack() as stack:
         model.setup(fabric, total)
+        if compiled:
+            stack.enter_context(devices.compiled(model.networks))
         session = _Session(model, run, fabric, caught, total, epochs, checkpoint_minutes)
         model.train()
         while session.step < total:
@@ -82,7 +92,7 @@ def fit(
                     break  # no checkpoint before the evaluation: a run killed between the two would lack its row
                 session.between_steps()
             session.rows.flush()
-            session.end_epoch(epoch, _evaluate(model, evaluate, run.folder, epoch + 1), shown)
+            session.end_epoch(epoch, _evaluate(model, evaluate, run.folder, epoch + 1, compiled), shown)
         session.finish()
         processes.told()  # the first has written all
     # As a network lies in memory that was loaded: with another layout the last bits of all that follows would differ.
@@ -242,13 +252,13 @@ def _seed(seed: int, step: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, step, 0)).generate_state(1, np.uint64)[0] >> 1))
 
 
-def _evaluate(model, evaluate, folder: Path, epoch: int) -> dict[str, float]:
+def _evaluate(model, evaluate, folder: Path, epoch: int, compiled: bool) -> dict[str, float]:
     if evaluate is None:
         return {}
     scores = None
     if not processes.rank():
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             scores = evaluate(folder, epoch)
         model.train()
     return processes.told(scores)
