@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,13 @@ def test_a_table_is_cut_to_the_row(tmp_path):
     table.cut(mark[0] - 1)
     with pytest.raises(RunError, match=r"t\.csv has lost rows since"):
         table.require(mark)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_rows_on_a_full_disk_are_one_clear_line():
+    """As with every file of a run."""
+    with pytest.raises(RunError, match=r"cannot write /dev/full \(the disk is full\): make room"):
+        Table(Path("/dev/full")).append([{"step": 1}])
 
 
 @pytest.mark.parametrize("text", ["step,loss\n1,2\n3\n", "step,loss\n1,here\n", "step,loss\n1,\0\n", "\udcff"])

@@ -1,8 +1,9 @@
-"""SIGKILL at any moment, then the same again: every file as if there had been no kill, but for times.
+"""SIGKILL or a full disk at any moment, then the same again: every file as if nothing had been, but for times.
 
 A few kills here; `HW2_KILLS=20 pytest tests/whole/test_interruptions.py` has twenty, and does the same to a whole report.
 """
 
+import errno
 import itertools
 import json
 import multiprocessing
@@ -19,7 +20,7 @@ import psutil
 import pytest
 import torch
 
-from hw2lib import ROOT, files, recipes, training
+from hw2lib import ROOT, Problem, files, recipes, training
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
 from hw2lib.data import Pairs, Pictures, toy_domains
 from hw2lib.evaluation.translations import Examiner
@@ -31,10 +32,10 @@ KILLS = int(os.environ.get("HW2_KILLS", 0))
 TIMES = ("started", "ended", "seconds", "resumed")
 
 
-def train_all(runs, dies_at=None):
-    """The three models, with all that their trainings write; killed before it writes for the `dies_at`-th time, if at all.
+def train_all(runs, last=None, full=False):
+    """The three models, with all that their trainings write; killed as it writes for the `last`-th time, or its disk is full.
 
-    Nothing else is left to a child process: it imports this room.
+    In a process of its own, which ends with 3 where one line is what the user sees.
     """
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -43,18 +44,29 @@ def train_all(runs, dies_at=None):
 
     def deadly(write):
         def at_last(*args):
-            if next(moments) == dies_at:
+            if next(moments) == last:
+                if full:
+                    raise OSError(errno.ENOSPC, "")
                 os.kill(os.getpid(), signal.SIGKILL)
             return write(*args)
 
         return at_last
 
-    # Before and after: what write_whole has written, whole or in part, its new name, and rows of tables.
-    os.fsync, Path.replace, training.Table.append = map(deadly, (os.fsync, Path.replace, training.Table.append))
+    # Files that are there but for their name, or just have it, and rows of tables.
+    os.fsync, Path.replace = deadly(os.fsync), deadly(Path.replace)
+    if not full:
+        training.Table.append = deadly(training.Table.append)
+    try:
+        _train_all({"device": "cpu", "precision": "32", "runs": str(runs)})
+    except Problem as problem:
+        assert "(the disk is full): make room" in str(problem)
+        sys.exit(3)
+
+
+def _train_all(asked):
     domains = toy_domains(32, train=3, test=2)
     config = CycleGANConfig(size=32, base_channels=2, blocks=1, pool_size=3, ema_decay=0.9)
     model, pairs = CycleGAN(config), Pairs(domains.train_a, domains.train_b, 32, 0, 1)
-    asked = {"device": "cpu", "precision": "32", "runs": str(runs)}
     training.fit(model, pairs, name="cyclegan", epochs=2, evaluate=Examiner(model, domains, None), **asked)
     random = np.random.default_rng(0)
     noise = torch.from_numpy(random.integers(0, 256, (60, 3, 16, 16), dtype=np.uint8))
@@ -96,44 +108,45 @@ def assert_equal(runs, whole):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_all_files_are_those_of_an_undisturbed_training(tmp_path):
-    """By a clock, and where files are being written; a row that was half written then stands at the end of a table."""
+def test_broken_off_at_any_moment_all_files_are_those_of_an_undisturbed_training(tmp_path):
+    """By a clock, or as a file is written, or broken off by a full disk; a row is then half written in each table."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning_fabric", "hw2lib.recipes"])
 
-    def begin(runs, dies_at=None):
-        process = context.Process(target=train_all, args=(runs, dies_at))
+    def begin(*args):
+        process = context.Process(target=train_all, args=args)
         process.start()
         return process
 
-    warm = begin(tmp_path / "warm", 0)
-    warm.join()
+    def end(*args):
+        process = begin(*args)
+        process.join()
+        return process.exitcode
+
+    assert end(tmp_path / "first", 0) == -signal.SIGKILL  # this one waits for the imports
     began = time.monotonic()
-    whole = begin(tmp_path / "whole")
-    whole.join()
-    assert whole.exitcode == 0
-    seconds, random, killed, runs = time.monotonic() - began, np.random.default_rng(), 0, tmp_path / "killed"
-    for turn in range(KILLS or 6):
-        if turn % 2:
+    assert end(tmp_path / "whole") == 0
+    seconds, random, runs, broken = time.monotonic() - began, np.random.default_rng(), tmp_path / "broken", 0
+    for how in itertools.islice(itertools.cycle(("writing", "clock", "full")), KILLS or 6):
+        if how == "clock":
             process = begin(runs)
             process.join(random.uniform(0, seconds))
             process.kill()
+            process.join()
+            code = process.exitcode
         else:
-            process = begin(runs, int(random.integers(1, 60)))
-        process.join()
-        if process.exitcode == 0:  # nothing was left to be killed
+            code = end(runs, int(random.integers(1, 60)), how == "full")
+        if code == 0:  # nothing was left to be broken off
             assert_equal(runs, tmp_path / "whole")
-            runs = tmp_path / f"killed {turn}"
+            runs = tmp_path / f"after {broken}"
             continue
-        assert process.exitcode == -signal.SIGKILL
-        killed += 1
+        assert code == (3 if how == "full" else -signal.SIGKILL)
+        broken += 1
         for table in runs.glob("*/*.csv"):
             if not (table.parent / "SHA256SUMS").exists():
                 with table.open("a") as file:
                     file.write("7,7,0.")
-    last = begin(runs)
-    last.join()
-    assert last.exitcode == 0 and killed
+    assert broken and end(runs) == 0
     assert_equal(runs, tmp_path / "whole")
 
 
