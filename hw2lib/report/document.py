@@ -18,7 +18,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from hw2lib.report import ReportError, pages, show
-from hw2lib.report.markdown import CODE_BLOCK, anchor, check_maths, outside, outside_code, protect_maths
+from hw2lib.report.markdown import CODE_BLOCK, anchor, check_maths, escape, outside, outside_code, protect_maths
 
 TITLE = "CycleGAN and VQ-VAE: a measured reproduction"
 # The preset of the report in the repository.
@@ -258,8 +258,9 @@ def _output(output: NotebookNode, cell: NotebookNode, where: str, figures: dict[
     if "caption_of" in note or WIDGET in output.data or elsewhere:
         return ""
     if "figure" in note:
-        alt = re.sub(r"([\\\[\]`*_$<&:])", r"\\\1", note["alt"])
-        text = f"![{alt}](figures/{note['figure']}.png)\n\n**Figure {note['number']}.** {note['caption']}"
+        text = (
+            f"![{escape(note['alt'])}](figures/{note['figure']}.png)\n\n**Figure {note['number']}.** {note['caption']}"
+        )
     elif "text/markdown" in output.data:
         text = output.data["text/markdown"]
         if "table" in note and "number" in note:

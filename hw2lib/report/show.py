@@ -51,12 +51,12 @@ def figure(fig: Figure | Callable[[], Figure], name: str, caption: str, alt: str
     Show a matplotlib figure, or what a function draws, with its caption, and close it.
 
     `name` becomes the file `figures/<name>.png` of the report: lower-case words joined by hyphens or
-    underscores. `caption` (Markdown) says what to see; `alt` says what is drawn, for those who cannot see it.
+    underscores. `caption` (Markdown) says what to see; `alt` (plain text) says what is drawn, for those who cannot see it.
     Of a published run that was only loaded, the published picture is shown and the function not called.
     Raises ValueError for a bad name, and for a caption or an alt text that is empty or says the same, and ReportError
     if there is no such picture.
     """
-    caption, alt = _words(caption), _words(alt)
+    caption, alt = _words(caption), _words(alt, plain=True)
     if not FIGURE_NAME.fullmatch(name):
         raise ValueError(f"figure name {name!r}: use lower-case words joined by hyphens or underscores")
     if not caption or not alt or caption == alt:
@@ -138,10 +138,10 @@ def _png(fig: Figure) -> bytes:
     return picture.getvalue()
 
 
-def _words(text: str) -> str:
+def _words(text: str, plain: bool = False) -> str:
     """A caption in one line, with what is measured filled in from the notebook's names."""
     names = _elsewhere[1] if _elsewhere else getattr(get_ipython(), "user_ns", None)
-    return _one_line(text if names is None else render(text, names))
+    return _one_line(text if names is None else render(text, names, plain))
 
 
 def _one_line(words: str) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hw2lib.evaluation.codec import CODEC_BITS
+from hw2lib.report.markdown import escape
 from hw2lib.report.titles import Entry, plus_minus, size, title
 from hw2lib.studies.study import by_case
 from hw2lib.training.progress import duration
@@ -337,4 +338,7 @@ def provenance(run: Run) -> Row:
 
 def _data(pictures: dict) -> str:
     checksums = [f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"]
-    return ", ".join([f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,}", *checksums])
+    sizes = f"{pictures['train']:,} + {pictures['test']:,}"
+    passed = [f"{count:,} {escape(why)}" for why, count in pictures.get("passed_over", {}).items()]
+    passed_over = [f"files passed over: {', '.join(passed)}"] if passed else []
+    return ", ".join([escape(pictures["name"]), sizes, *checksums, *passed_over])
