@@ -44,6 +44,7 @@ def fit(
     shown: tuple[str, ...] | None = None,
     numbers_only: bool = False,
     data: dict | None = None,
+    noted: dict | None = None,
     device: str = "auto",
     precision: str = "auto",
     runs=None,
@@ -57,7 +58,7 @@ def fit(
     loaded, a half-done one goes on. `evaluate(folder, epoch)` is called in eval mode, without gradients, after each epoch
     (the first is 1); it returns its scores, and may leave files in the run's folder. `shown` names the losses and scores
     that are printed then; without it all are. With `numbers_only` a finished run is good enough whose network was not
-    kept: `model` then stays untrained, and only the run is of use.
+    kept: `model` then stays untrained, and only the run is of use. `noted` is kept in the provenance, and changes nothing.
 
     With `compiled`, `model.networks` are compiled for the steps: other roundings, and faster where kernels are small. `start`,
     if given, trains this very run in other processes; what they leave is loaded.
@@ -78,6 +79,8 @@ def fit(
         return _loaded(model, run, device, precision)
     fabric = _machine_for(run, device, precision)
     with _first_process_only(run.begin()), _signals() as caught, ExitStack() as stack:
+        if noted and fabric.is_global_zero:
+            run.note(**noted)
         model.setup(fabric, total)
         if compiled:
             stack.enter_context(devices.compiled(model.networks))
@@ -118,7 +121,8 @@ def _is_whole(run: Run) -> bool:
     """
     damaged = run.damaged()
     if damaged == [run.weights.name] and run.has_checkpoint:
-        print(f"{run.weights} has been changed: it is made again from the last checkpoint", flush=True)
+        if not processes.rank():
+            print(f"{run.weights} has been changed: it is made again from the last checkpoint", flush=True)
     elif damaged:
         what = f"{', '.join(damaged)} in {run.folder} changed or lost since the training ended"
         raise RunError(f"{what}: put back what was there, or delete the folder to train anew")
