@@ -70,11 +70,12 @@ def _open(path: str | Path, model_class: type) -> Iterator[tuple]:
             about = json.loads((file.metadata() or {}).get(KEY, "{}"))
             model, config = (about.get(key) if isinstance(about, dict) else None for key in ("model", "config"))
             if model != name:
-                raise WeightsError(f"{path} holds {model or 'an unknown model'}, not {name}")
+                raise WeightsError(f"{path} holds {model or 'an unknown model'}, not {name}: give another file")
             if not isinstance(config, dict):
                 raise ValueError("it holds no config")
             yield file, config
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing: {name}.load needs a weights file, such as a run leaves") from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path} is no readable weights file of {name}: {in_one_line(error)}") from None
+        reason = f"{in_one_line(error)}; give one as a run leaves it"
+        raise WeightsError(f"{path} is no readable weights file of {name}: {reason}") from None
