@@ -66,6 +66,11 @@ class Pictures:
     passed_over: dict[str, int] = field(default_factory=dict)
 
     @property
+    def noted(self) -> dict:
+        """What the provenance of a run tells beside the description: no picture depends on it, and so no identity."""
+        return {"passed_over": self.passed_over} if self.passed_over else {}
+
+    @property
     def description(self) -> dict:
         """Name, checksum and numbers, for the identity and the provenance of a run."""
         return {"name": self.name, "checksum": self.checksum, "train": len(self.train), "test": len(self.test)}

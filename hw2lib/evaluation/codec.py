@@ -92,9 +92,11 @@ def evaluate_vqvae(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> dic
     }
 
 
-def encode_pictures(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> Tensor:
-    """Codes, int32 (N, h, w), of uint8 pictures (N, 3, H, W)."""
+def encode_pictures(model: VQVAE, pictures: Tensor, mirrored: bool = False, batch_size: int = 500) -> Tensor:
+    """Codes, int32 (N, h, w), of uint8 pictures (N, 3, H, W), or of their mirror images."""
     device, parts = device_of(model), metrics.in_parts(pictures, batch_size)
+    if mirrored:  # a few at a time, as a copy of all of them may not fit in memory
+        parts = (part.flip(-1) for part in parts)
     batches = (model.encode(model.to_network(batch.to(device))) for batch in parts)
     return torch.cat([codes.to(torch.int32).cpu() for codes in batches])
 

@@ -156,6 +156,14 @@ def test_another_config_is_another_folder(tmp_path):
     assert fit(tmp_path, epochs=1, precision="auto", checkpoint_minutes=0)[0].folder in folders
 
 
+def test_what_is_noted_is_in_the_provenance_alone(tmp_path):
+    """What no number depends on, such as files that were passed over, is told of a run and makes no other of it."""
+    noted = {"passed_over": {".txt": 2}}
+    run, _ = fit(tmp_path, epochs=1, noted=noted)
+    assert run.provenance["passed_over"] == {".txt": 2} and "data" in run.provenance
+    assert fit(tmp_path, epochs=1)[0].folder == run.folder
+
+
 def test_updates_stop_within_an_epoch(tmp_path):
     """A length in updates is kept to the step, across epochs."""
     run, _ = fit(tmp_path, updates=5)
