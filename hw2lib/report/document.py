@@ -8,8 +8,10 @@ the notes that `hw2lib.report.show` left in the outputs' metadata. `hw2lib.repor
 import base64
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from hw2lib import files
 from hw2lib.report import ReportError, pages, show
 from hw2lib.report.markdown import CODE_BLOCK, anchor, check_maths, escape, outside, outside_code, protect_maths
 
@@ -24,6 +27,8 @@ TITLE = "CycleGAN and VQ-VAE: a measured reproduction"
 # The preset of the report in the repository.
 PUBLISHED = "cpu"
 
+# What the names of hidden folders begin with.
+MAKING = ".report-"
 ERROR_TAG = "papermill-error-cell-tag"
 # Tags of cells that no page shows: what is there to explore, say.
 NEVER_SHOWN = {"remove-cell", "play"}
@@ -94,9 +99,7 @@ def assemble(executed: list[Path], out: Path, preset: str) -> None:
         check_executed(notebook, name)
     figures = number_outputs(notebooks)
     report, body, note = write_up(notebooks, figures, preset)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".report-") as folder:
-        new = Path(folder)
+    with files.writing(out, ReportError), making_in(out) as new:
         (new / "figures").mkdir()
         for name, picture in figures_in(notebooks).items():
             (new / "figures" / f"{name}.png").write_bytes(picture)
@@ -113,6 +116,20 @@ def assemble(executed: list[Path], out: Path, preset: str) -> None:
         replace_figures(new / "figures", out / "figures")
         for name in ("report.md", "report.html", "report.pdf"):
             os.replace(new / name, out / name)
+
+
+@contextmanager
+def making_in(folder: Path) -> Iterator[Path]:
+    """A hidden folder in one that is made if need be: what is made there is then moved, whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=MAKING) as new:
+        yield Path(new)
+
+
+def clear(folder: Path) -> None:
+    """Remove the hidden folders that are there when a process was killed in `making_in`."""
+    for left in folder.glob(f"{MAKING}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def write_up(notebooks: dict[str, NotebookNode], figures: dict[str, int], preset: str) -> tuple[str, str, str]:

@@ -9,10 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
-from hw2lib import ROOT
+from hw2lib import ROOT, files
 from hw2lib.report import ReportError, document
 from hw2lib.training.runs import Run, runs_folder
 
@@ -35,12 +34,19 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
         raise ReportError(f"{build_folder} holds no report.md: build the report first")
     named = document.runs_of(build_folder / "notebooks")
     made = [_run_in(runs_folder(runs) / run["folder"]) for run in named if not run["published"]]
+    document.clear(root)
+    with files.writing(root, ReportError):
+        _replace(build_folder, named, made, root)
+
+
+def _replace(build_folder: Path, named: list[dict], made: list[Run], root: Path) -> None:
+    """Publish what is known to be there."""
     # Copied first: the move is quick.
-    with tempfile.TemporaryDirectory(dir=root, prefix=".report-") as new:
-        copied = shutil.copytree(build_folder / "figures", Path(new) / "figures")
+    with document.making_in(root) as new:
+        copied = shutil.copytree(build_folder / "figures", new / "figures")
         shutil.copy(build_folder / "report.md", new)
         document.replace_figures(copied, root / "figures")
-        os.replace(Path(new) / "report.md", root / "report.md")
+        os.replace(new / "report.md", root / "report.md")
     results, stay = root / "results", {run["name"] for run in named if run["published"]}
     for folder in results.glob("*/"):
         if folder.name not in stay:
@@ -84,6 +90,7 @@ def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
     numbers come back. Raises ReportError for weights that should be there and are not.
     """
     lines = []
+    document.clear(runs_folder(runs))
     for config in sorted((root / "results").glob("*/config.json")):
         name = config.parent.name
         published = root / "weights" / f"{name}.safetensors"
@@ -93,10 +100,9 @@ def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
         if run.folder.exists():
             lines.append(f"{run.folder} is there already; delete it to restore it")
             continue
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
         # There whole or not at all.
-        with tempfile.TemporaryDirectory(dir=run.folder.parent, prefix=f".{name}-") as new:
-            copied = shutil.copytree(config.parent, Path(new) / name)
+        with files.writing(run.folder, ReportError), document.making_in(run.folder.parent) as new:
+            copied = shutil.copytree(config.parent, new / name)
             if published.is_file():
                 shutil.copy(published, copied / run.weights.name)
             copied.rename(run.folder)

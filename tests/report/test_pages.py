@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,3 +199,18 @@ def test_letters_that_no_font_has_are_told(capsys):
     assert "boxes stand for them in figures and report.pdf; install one" in capsys.readouterr().err
     assert fonts_for("Größe \u03c3") == ("DejaVu Sans",)
     assert not capsys.readouterr().err
+
+
+def test_any_locale_will_do(tmp_path, monkeypatch):
+    """In the locale C, in a folder whose name has other letters than ASCII, the pages are made."""
+    folder = tmp_path / "größe 我"
+    (folder / "tmp").mkdir(parents=True)
+    style = shutil.copy(pages.HTML_STYLE, folder / "style.css")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setattr(pages, "HTML_STYLE", style)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
+    assert pages.contents("## Größe") == "- [Größe](#größe)"
+    document_tree = pages.tree("Größe", "T")
+    pages.write_html(document_tree, folder / "page.html")
+    pages.write_pdf(document_tree, folder / "page.pdf")
+    assert "Größe" in (folder / "page.html").read_text(encoding="utf-8")
