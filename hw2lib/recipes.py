@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from hw2lib import processes
+from hw2lib import files, processes
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, translation_losses
 from hw2lib.data import Batches, CodeBatches, CodeSets, Domains, Pairs, Pictures, domains, load, random_stream
 from hw2lib.data.pictures import checksum
@@ -28,7 +28,7 @@ from hw2lib.evaluation.likelihoods import PriorExaminer
 from hw2lib.evaluation.translations import Examiner
 from hw2lib.parameters import CycleGANParameters, ParameterError, Parameters, VQVAEParameters, make
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
-from hw2lib.training import Run, TrainingError, fit, machine, require_devices, weights, write_whole
+from hw2lib.training import Run, RunError, TrainingError, fit, machine, require_devices, runs_folder, weights, write_whole
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 # With a rate of 6e-3 better, at equal work, than 128 with 4e-3 or 8e-3 (700 short updates, held-out maps).
@@ -73,7 +73,7 @@ def _start(name: str, asked: Parameters) -> Callable[[], None] | None:
     return start
 
 
-# ---- memory
+# ---- what is known before any work
 
 
 def require_memory(kind: type, config, batch_size: int, asked: Parameters, cure: str) -> None:
@@ -117,6 +117,13 @@ def require_memory(kind: type, config, batch_size: int, asked: Parameters, cure:
         )
 
 
+def _require_runs(asked: Parameters) -> None:
+    """Raise RunError if the folder of the runs is no folder and cannot become one."""
+    folder = runs_folder(asked.runs)
+    if not folder.is_dir():
+        files.require_writable(folder / "run", RunError)
+
+
 def _memory_there(cuda: bool) -> int:
     """Bytes of the GPU, or of this machine, or of the container's share of it."""
     if cuda:
@@ -134,6 +141,7 @@ def _memory_there(cuda: bool) -> int:
 def cyclegan_setup(asked: CycleGANParameters) -> tuple[CycleGANConfig, Domains]:
     """The config of the networks and the pictures. What is wrong with the config is said before they load."""
     config = make(CycleGANConfig, asked.model_dump(include=set(CycleGANConfig.model_fields)))
+    _require_runs(asked)
     require_memory(CycleGAN, config, asked.batch_size, asked, "size, base_channels, batch_size or pool_size")
     with _first_process_first(asked):
         return config, domains(asked.dataset, config.size, asked.data_root)
@@ -195,6 +203,7 @@ def vqvae_setup(asked: VQVAEParameters) -> tuple[VQVAEConfig, Pictures]:
     """The config of a network for the pictures, and these. What is wrong with the config is said before they load."""
     fields = set(VQVAEConfig.model_fields) - {"data_variance"}
     config = make(VQVAEConfig, asked.model_dump(include=fields))
+    _require_runs(asked)
     require_memory(VQVAE, config, asked.batch_size, asked, "size, batch_size, num_codes or code_dim")
     if asked.experiments == "run":
         maps = _maps(config, asked)
