@@ -28,7 +28,7 @@ from hw2lib.evaluation.likelihoods import PriorExaminer
 from hw2lib.evaluation.translations import Examiner
 from hw2lib.parameters import CycleGANParameters, ParameterError, Parameters, VQVAEParameters, make
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
-from hw2lib.training import Run, RunError, TrainingError, fit, machine, require_devices, runs_folder, weights, write_whole
+from hw2lib.training import Run, TrainingError, fit, machine, require_devices, runs_folder, weights, write_whole
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 # With a rate of 6e-3 better, at equal work, than 128 with 4e-3 or 8e-3 (700 short updates, held-out maps).
@@ -118,10 +118,10 @@ def require_memory(kind: type, config, batch_size: int, asked: Parameters, cure:
 
 
 def _require_runs(asked: Parameters) -> None:
-    """Raise RunError if the folder of the runs is no folder and cannot become one."""
+    """Raise Problem if the folder of the runs is no folder and cannot become one."""
     folder = runs_folder(asked.runs)
     if not folder.is_dir():
-        files.require_writable(folder / "run", RunError)
+        files.require_writable(folder / "run")
 
 
 def _memory_there(cuda: bool) -> int:
