@@ -124,7 +124,7 @@ def _is_whole(run: Run) -> bool:
         if not processes.rank():
             print(f"{run.weights} has been changed: it is made again from the last checkpoint", flush=True)
     elif damaged:
-        what = f"{', '.join(damaged)} in {run.folder} changed or lost since the training ended"
+        what = f"{', '.join(damaged)} in {run.folder} was changed or lost after the training ended"
         raise RunError(f"{what}: put back what was there, or delete the folder to train anew")
     return not damaged
 

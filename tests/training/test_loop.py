@@ -340,7 +340,7 @@ def test_damaged_weights_of_a_finished_run_are_made_again(damage, tmp_path, caps
     damage(run.weights)
     for path in run.folder.glob("checkpoint/*"):
         path.unlink()
-    with pytest.raises(RunError, match=r"weights.safetensors in .* changed or lost since .*: put back .* or delete"):
+    with pytest.raises(RunError, match=r"weights.safetensors in .* was changed or lost after .*: put back .* or delete"):
         fit(tmp_path)
 
 
@@ -361,7 +361,7 @@ def test_a_finished_run_with_damaged_tables_is_not_loaded(name, damage, numbers_
     if name == "SHA256SUMS" and damage is Path.unlink:
         fit(tmp_path, numbers_only=numbers_only)
     else:
-        with pytest.raises(RunError, match=rf"{'' if name == 'SHA256SUMS' else name} in {run.folder} changed or lost"):
+        with pytest.raises(RunError, match=rf"{'' if name == 'SHA256SUMS' else name} in {run.folder} was changed or lost"):
             fit(tmp_path, numbers_only=numbers_only)
 
 
