@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hw2lib.evaluation.codec import CODEC_BITS
+from hw2lib.evaluation.metrics import psnr
 from hw2lib.report.markdown import escape
 from hw2lib.report.titles import Entry, plus_minus, size, title
 from hw2lib.studies.study import by_case
@@ -298,7 +299,7 @@ def codecs(reconstruction: dict) -> list[Row]:
             "bits a picture": f"{bits:,.0f}",
             "NMSE": f"{mse / variance:.4f}",
             "MSE": f"{mse:.5f}",
-            "PSNR, dB": f"{-10 * math.log10(mse):.2f}",
+            "PSNR, dB": f"{psnr(mse):.2f}",
         }
         for name, (bits, mse) in sorted(found.items(), key=lambda item: -item[1][1])
     ]

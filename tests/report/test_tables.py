@@ -55,6 +55,13 @@ def test_the_rise_of_the_error_is_above_the_undisturbed():
     assert rows[1]["disturbance of the translation"] == "noise, deviation in grey levels: 3"
 
 
+def test_a_codec_without_error_stands_last():
+    """Of pictures of one colour each a thumbnail loses nothing: its PSNR is infinite, and the table is still made."""
+    codecs = {"mean_picture": 0.1, "thumbnail_4": 0.0, "thumbnail_8": 0.0}
+    rows = tables.codecs({"test_mse": 0.01, "test_nmse": 0.1, "bits": 576, "codecs": codecs})
+    assert [row["PSNR, dB"] for row in rows] == ["10.00", "20.00", "inf", "inf"]
+
+
 def test_layers_are_passed_in_order():
     """Layers with weights, alike ones once, with what each makes of a picture; all weights are counted."""
     network = ResnetGenerator(4, blocks=3)
