@@ -53,7 +53,7 @@ def execute(notebook: Path, output: Path, values: dict) -> Path:
     notebook, output = Path(notebook).resolve(), files.user_path(output, ReportError)
     check_parameters(notebook, values)
     try:
-        with files.writing(output, ReportError), _own_kernel():
+        with _own_kernel():
             output.parent.mkdir(parents=True, exist_ok=True)
             papermill.execute_notebook(
                 notebook, output, values, kernel_name="python3", cwd=notebook.parent,
@@ -64,6 +64,9 @@ def execute(notebook: Path, output: Path, values: dict) -> Path:
         cells = document.numbered(nbformat.read(output, as_version=4), notebook.name)
         where = next((where for where, cell in cells if document.failed(cell)), notebook.name)
         raise ReportError(f"{where}: {reason} (see {output})") from error
+    except OSError as error:
+        with files.writing(error.filename or output, ReportError):
+            raise
     except DeadKernelError as error:
         cure = "perhaps it ran out of memory; run it again: training goes on from its last checkpoint"
         raise ReportError(f"{notebook.name}: the kernel was killed; {cure}") from error
@@ -140,18 +143,20 @@ def _own_kernel() -> Iterator[None]:
         "language": "python",
         "env": {"HW2_PROGRESS": "lines", "PYTHONPATH": _with_first(ROOT, "PYTHONPATH"), **folders},
     }
-    before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "kernels" / "python3" / "kernel.json"
         kernel.parent.mkdir(parents=True)
         kernel.write_text(json.dumps(specification), encoding="utf-8")
-        os.environ["JUPYTER_PATH"] = _with_first(folder, "JUPYTER_PATH")
+        # Its sockets are named in a file, for which the user of a container may have no home.
+        ours = {"JUPYTER_PATH": _with_first(folder, "JUPYTER_PATH"), "JUPYTER_RUNTIME_DIR": folder}
+        before = {name: os.environ.pop(name, None) for name in ours}
+        os.environ |= ours
         try:
             yield
         finally:
-            os.environ.pop("JUPYTER_PATH")
-            if before is not None:
-                os.environ["JUPYTER_PATH"] = before
+            for name in ours:
+                os.environ.pop(name)
+            os.environ |= {name: value for name, value in before.items() if value is not None}
 
 
 def _with_first(folder: str | Path, variable: str) -> str:
