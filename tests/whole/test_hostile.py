@@ -101,7 +101,7 @@ cycle_weight=ten identity_weight=-0.5 identity_weight=1e9 pool_size=-1 pool_size
 learning_rate=inf learning_rate=0 learning_rate=-1e-4 learning_rate=nan learning_rate=1e9 learning_rate=2e-4x ema_decay=1
 ema_decay=1.5 ema_decay=nan standard_fid=perhaps experiments=perhaps identity_epochs=-1 identity_epochs=3
 identity_epochs={10**20} answer_steps=0 answer_steps={10**18} answer_seeds=0 answer_seeds={10**9} seed=-1 seed=1.5
-seed={2**32} seed={2**64} device=gpu device=cuda:0 precision=16 precision= n_jobs=-1 n_jobs={10**9} dataset=
+seed={2**32} seed={2**64} devices=0 devices=2 compiled=perhaps device=gpu device=cuda:0 precision=16 precision= n_jobs=-1 n_jobs={10**9} dataset=
 """
 VQVAE_ = f"""
 size=7 size=30 size=1000000000 size=4096 num_codes=1 num_codes=0 num_codes=70000 num_codes=512.5 code_dim=0 code_dim={10**9}
