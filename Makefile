@@ -6,8 +6,10 @@ ENV := .venv/bin
 # The newest torch and torchvision that are known to work together here.
 TORCH := -P torch==2.14.1 -P torchvision==0.29.1
 SOURCES := $(wildcard hw2lib/*.* hw2lib/*/*.*) $(wildcard notebooks/*.ipynb notebooks/presets/*/*.yaml)
+# A variable's value as one word of the shell, whatever is in it.
+quoted = '$(subst ','\'',$($(1)))'
 # One stamp for each choice of preset and data: the same report is not built twice.
-STAMP := build/.done-$(PRESET)-$(subst /,_,$(DATA))
+STAMP := build/.done-$(shell printf '%s\n' $(call quoted,PRESET) $(call quoted,DATA) | cksum | tr ' ' -)
 
 .PHONY: help report test lint publish restore benchmark jupyter constraints clean
 help:  ## this list
@@ -47,7 +49,7 @@ clean:  ## remove what was built (not the runs, not the data)
 	rm -rf build .venv
 
 $(STAMP): .venv/done $(SOURCES)
-	$(ENV)/python -m hw2lib report --preset $(PRESET) $(if $(DATA),--data "$(DATA)")
+	$(ENV)/python -m hw2lib report --preset $(call quoted,PRESET) $(if $(DATA),--data $(call quoted,DATA))
 	@rm -f build/.done-* && touch "$@"
 
 .venv/done: pyproject.toml constraints.txt

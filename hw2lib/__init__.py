@@ -38,13 +38,19 @@ def _find_cache_folders() -> None:
 _find_cache_folders()
 
 
+def printable(text: str) -> str:
+    """The text on one line: names of files may hold line breaks and bytes that no encoding has, shown as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class Problem(Exception):
     """Something the user can put right: the message is one line that says what was wrong and what would be right."""
 
     def __init__(self, message: str):
-        """Names of files may hold line breaks and bytes that no encoding has: these are shown as escapes."""
-        shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in message)
-        super().__init__("".join(shown))
+        """What was given may be 5,000 letters long: the middle is left out."""
+        if len(message) > 1000:
+            message = f"{message[:500]} ... {message[-400:]}"
+        super().__init__(printable(message))
 
     def _render_traceback_(self) -> list[str]:
         """Jupyter shows this instead of a traceback, which would bury the one line that matters."""

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from hw2lib import processes
 from hw2lib.networks import PatchDiscriminator, PictureDiscriminator, ResnetGenerator, UnetGenerator
-from hw2lib.optim import adam, average_gradients, linear_decay, with_rate
+from hw2lib.optim import adam, linear_decay, with_rate
 from hw2lib.training import weights
 
 Objective = Literal["least_squares", "cross_entropy", "hinge"]
@@ -31,21 +32,21 @@ Network = Callable[[Tensor], Tensor]
 class CycleGANConfig(BaseModel):
     """Everything that changes what is learnt. Where it is computed (device, precision, folders) is not here."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    size: int = Field(256, ge=32, multiple_of=4)  # pixels a side
+    size: int = Field(256, ge=32, le=8192, multiple_of=4)  # pixels a side
     generator: Literal["resnet", "unet"] = "resnet"
     discriminator: Literal["patch", "picture"] = "patch"
-    base_channels: int = Field(64, ge=1)  # of the first layer of all four networks
-    blocks: int = Field(0, ge=0)  # residual ones; 0: the paper's choice, 9 from 256 pixels on and 6 below
+    base_channels: int = Field(64, ge=1, le=2048)  # of the first layer of all four networks
+    blocks: int = Field(0, ge=0, le=200)  # residual ones; 0: the paper's choice, 9 from 256 pixels on and 6 below
     objective: Objective = "least_squares"
-    cycle_weight: float = Field(10.0, ge=0)  # lambda of equation 3
-    identity_weight: float = Field(0.0, ge=0)  # in units of cycle_weight; appendix 7.1 has 0.5; at 0 not computed
-    pool_size: int = Field(50, ge=0)  # earlier translations the discriminators may be shown; 0: the newest only
-    learning_rate: float = Field(2e-4, gt=0)  # of Adam, until it falls
+    cycle_weight: float = Field(10.0, ge=0, le=1e6)  # lambda of equation 3
+    identity_weight: float = Field(0.0, ge=0, le=1e6)  # times cycle_weight; appendix 7.1 has 0.5; at 0 not computed
+    pool_size: int = Field(50, ge=0, le=100_000)  # earlier translations that discriminators may see; 0: the newest only
+    learning_rate: float = Field(2e-4, gt=0, le=10)  # of Adam, until it falls
     decay_share: float = Field(0.5, ge=0, le=1)  # of the steps, at the end, in which the rate falls linearly to 0
     ema_decay: float = Field(0.999, ge=0, lt=1)  # of averages of the generators beside the training; 0: none
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
 
     @model_validator(mode="before")
     @classmethod
@@ -120,8 +121,7 @@ class ImagePool(nn.Module):
 
     A picture that comes while there is room is kept and handed on. Later ones are handed on half of the time; else
     they take the place of a random one in the pool, which is handed on instead. The pictures are in the
-    state_dict. Of several processes each has its own, and a checkpoint those of the first: only a run in one process
-    resumes to the same bits.
+    state_dict. Several processes have one pool, of which each keeps a copy: all see the translations of all.
     """
 
     def __init__(self, size: int = 50):
@@ -137,14 +137,14 @@ class ImagePool(nn.Module):
         if self.pictures and self.pictures[0].device != fakes.device:  # after a resume
             self.pictures = [picture.to(fakes.device) for picture in self.pictures]
         handed_on = []
-        for fake in fakes:
+        for fake in processes.whole_of(fakes):
             if len(self.pictures) < self.size:
                 self.pictures.append(fake.clone())
             elif torch.rand(()) < 0.5:
                 place = int(torch.randint(self.size, ()))
                 fake, self.pictures[place] = self.pictures[place], fake.clone()
             handed_on.append(fake)
-        return torch.stack(handed_on)
+        return processes.share_of(torch.stack(handed_on))
 
     def get_extra_state(self) -> Tensor:
         return torch.stack(self.pictures) if self.pictures else torch.empty(0)
@@ -218,11 +218,11 @@ class Translator(nn.Module):
         names = {"loss": f"d_{domain}", "real": f"d_{domain}_real", "fake": f"d_{domain}_fake"}
         return {names[name]: loss.detach() for name, loss in losses.items()}, grads
 
-    def _update(self, name: str, grads: Sequence[Tensor]) -> None:
-        """One step of an optimiser and its schedule."""
+    def _update(self, name: str, grads: Sequence[Tensor], share: int) -> None:
+        """One step of an optimiser and its schedule, with gradients of means over `share` pictures."""
         for parameter, grad in zip(self.parameters_of[name], grads, strict=True):
             parameter.grad = grad
-        average_gradients(self.fabric, self.parameters_of[name])
+        processes.average_gradients(self.parameters_of[name], share)
         self.optimizers[name].step()
         self.schedules[name].step()
 
@@ -270,16 +270,21 @@ class CycleGAN(Translator):
             (fake_b, losses_ab, grads_ab), (fake_a, losses_ba, grads_ba) = self.both(
                 self._translation, "ab", (real_a, real_b), (real_b, real_a)
             )
-        self._update("generators", torch._foreach_add(grads_ab, grads_ba))
+        self._update("generators", torch._foreach_add(grads_ab, grads_ba), len(real_a))
         self._average()
         fake_a, fake_b = self.pool_a(fake_a), self.pool_b(fake_b)
         (losses_a, grads_a), (losses_b, grads_b) = self.both(
             self._discrimination, "ab", (real_a, real_b), (fake_a, fake_b)
         )
-        self._update("discriminators", grads_a + grads_b)
+        self._update("discriminators", grads_a + grads_b, len(real_a))
         return losses_ab | losses_ba | losses_a | losses_b
 
     # ---- machinery of the step
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What a step spends its time in."""
+        return self.g_ab, self.g_ba, self.d_a, self.d_b
 
     def learnt(self) -> dict[str, list[nn.Parameter]]:
         return {

@@ -3,13 +3,16 @@
 import errno
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from hw2lib import Problem
 
 ROOM = "make room or choose another folder, then run again"
+BEGAN = time.time()
 
 
 def user_path(path: str | Path, error: type[Problem] = Problem) -> Path:
@@ -52,13 +55,14 @@ def require_writable(path: Path, error: type[Problem] = Problem, advice: str = R
 def write_whole(path: Path, content: bytes, error: type[Problem] = Problem, advice: str = ROOM) -> None:
     """Write a file, and the folders above it, so that it is there whole or not at all, even after a power cut.
 
-    Raises `error` as `writing` does.
+    A kill leaves a hidden part beside it, which goes when the next process writes there. Raises `error` as `writing` does.
     """
     # A name has at most 255 bytes, and a letter up to four.
     part = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.part")
     with writing(path, error, advice):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _clear(path.parent)
             with part.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -70,3 +74,19 @@ def write_whole(path: Path, content: bytes, error: type[Problem] = Problem, advi
         directory = os.open(path.parent, os.O_RDONLY)
         os.fsync(directory)  # the rename itself
         os.close(directory)
+
+
+@cache  # once a process: a folder may have many files
+def _clear(folder: Path) -> None:
+    """Remove the parts that killed processes left in a folder; those of processes that live are being written."""
+    for part in folder.glob(".*.part"):
+        with suppress(OSError, ValueError, OverflowError):  # another user's process; a name that is not ours
+            process = int(part.name.split(".")[-2])
+            # In a container all of them may have had our number.
+            dead = process == os.getpid() and part.stat().st_mtime < BEGAN
+            try:
+                os.kill(process, 0)
+            except ProcessLookupError:
+                dead = True
+            if dead:
+                part.unlink()

@@ -1,10 +1,9 @@
-"""What all models' optimisers share: Adam, schedules of the learning rate, gradients averaged over processes."""
+"""What all models' optimisers share: Adam, and schedules of the learning rate."""
 
 import math
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -41,10 +40,3 @@ def warmup_cosine(total_steps: int, warmup: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
 
     return rate
-
-
-def average_gradients(fabric, parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each parameter's gradient by its mean over all processes; with one process nothing happens."""
-    if fabric.world_size > 1:
-        for parameter in parameters:
-            parameter.grad = fabric.all_reduce(parameter.grad, reduce_op="mean")

@@ -2,12 +2,13 @@
 
 import ast
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hw2lib import ROOT, Problem, did_you_mean
+from hw2lib.files import user_path
 
 PRESETS = ROOT / "notebooks" / "presets"
 
@@ -16,23 +17,51 @@ class ParameterError(Problem):
     """A notebook parameter, or a preset, with a wrong name, type or value."""
 
 
+def _a_path(text: str) -> str:
+    """A name that may be a path: one that no system can have is refused before any work. Raises ParameterError."""
+    user_path(text, ParameterError)
+    return text
+
+
+def _absolute(text: str) -> str:
+    """A folder, from any kernel the same; "" is the usual one. Raises ParameterError."""
+    return str(user_path(text, ParameterError)) if text else ""
+
+
+Folder = Annotated[str, AfterValidator(_absolute)]
+Dataset = Annotated[str, Field(min_length=1), AfterValidator(_a_path)]
+# More would only be a slip of the hand: no machine ends with them.
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Steps = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
 class Parameters(BaseModel):
-    """What both notebooks have. Of the machine are data_root, runs, device, precision and n_jobs: no number in a report
-    depends on these but through rounding."""
+    """What both notebooks have. Of the machine are data_root, runs, device, precision, devices, compiled and n_jobs: no
+    number in a report depends on these but through rounding."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    data_root: str = ""
-    runs: str = ""
+    data_root: Folder = ""
+    runs: Folder = ""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = "auto"
+    # Processes that train a network together, a GPU or some cores each.
+    devices: int = Field(1, ge=1)
+    # Whether torch.compile makes one kernel of many.
+    compiled: bool = False
     # Trainings of a study that run side by side; 0: as many as there are cores.
-    n_jobs: int = Field(0, ge=0)
+    n_jobs: int = Field(0, ge=0, le=1024)
     # The experiments behind the written answers: loaded from results/, or made anew with the sizes below.
     experiments: Literal["published", "run"] = "published"
-    answer_steps: int = Field(30, ge=1)
-    answer_seeds: int = Field(1, ge=1)
-    seed: int = Field(0, ge=0)
+    answer_steps: Steps = 30
+    answer_seeds: int = Field(1, ge=1, le=1000)
+    seed: int = Field(0, ge=0, lt=2**31)  # UMAP and some of numpy take no larger ones
+
+    @model_validator(mode="after")
+    def _shares(self):
+        if self.devices > 1 and self.devices > self.batch_size:
+            raise ValueError(f"devices must be at most batch_size, {self.batch_size}, of which each takes a share")
+        return self
 
     @property
     def jobs(self) -> int:
@@ -40,18 +69,18 @@ class Parameters(BaseModel):
         return self.n_jobs or os.cpu_count() or 1
 
     @property
-    def machine(self) -> dict[str, str]:
+    def machine(self) -> dict[str, str | bool]:
         """What training.fit is told of the machine."""
-        return {"device": self.device, "precision": self.precision, "runs": self.runs}
+        return {name: getattr(self, name) for name in ("device", "precision", "runs", "compiled")}
 
 
 class CycleGANParameters(Parameters):
     """Parameters of 01_cyclegan.ipynb; what reaches the networks is checked again by CycleGANConfig."""
 
-    dataset: str = Field("toy", min_length=1)
+    dataset: Dataset = "toy"
     size: int = 64
-    epochs: int = Field(2, ge=1)
-    batch_size: int = Field(1, ge=1)
+    epochs: Epochs = 2
+    batch_size: int = Field(1, ge=1, le=65536)
     base_channels: int = 16
     generator: str = "resnet"
     discriminator: str = "patch"
@@ -77,10 +106,10 @@ class CycleGANParameters(Parameters):
 class VQVAEParameters(Parameters):
     """Parameters of 02_vqvae.ipynb; what reaches the network is checked again by VQVAEConfig."""
 
-    dataset: str = Field("toy", min_length=1)
+    dataset: Dataset = "toy"
     size: int = 32
-    epochs: int = Field(15, ge=1)
-    batch_size: int = Field(64, ge=1)
+    epochs: Epochs = 15
+    batch_size: int = Field(64, ge=1, le=65536)
     learning_rate: float = 2e-3
     # Fewer cannot be mapped by UMAP, more not kept as 16 bits.
     num_codes: int = Field(512, ge=8, le=65536)
@@ -89,12 +118,12 @@ class VQVAEParameters(Parameters):
     codebook: str = "ema"
     kmeans_init: bool = True
     restart_dead: bool = True
-    comparison_updates: int = Field(0, ge=0)
-    prior_epochs: int = Field(4, ge=1)
-    prior_channels: int = Field(32, ge=1)
-    judged_pictures: int = Field(256, ge=16)
-    answer_updates: int = Field(30, ge=1)
-    answer_steps: int = Field(200, ge=1)
+    comparison_updates: int = Field(0, ge=0, le=10_000_000)
+    prior_epochs: Epochs = 4
+    prior_channels: int = Field(32, ge=1, le=4096)
+    judged_pictures: int = Field(256, ge=16, le=1_000_000)
+    answer_updates: Steps = 30
+    answer_steps: Steps = 200
 
 
 def preset(name: str, stem: str) -> dict:
@@ -104,7 +133,7 @@ def preset(name: str, stem: str) -> dict:
         raise ParameterError(f"no preset {name!r} for {stem}: {did_you_mean(name, known)}")
     path = PRESETS / name / f"{stem}.yaml"
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ParameterError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from hw2lib import Problem
-from hw2lib.optim import adam, average_gradients, constant, warmup_cosine, with_rate
+from hw2lib import Problem, processes
+from hw2lib.optim import adam, constant, warmup_cosine, with_rate
 from hw2lib.training import weights
 
 
@@ -37,23 +37,23 @@ class PixelCNNConfig(BaseModel):
     Each code can depend on all before it if layers * (kernel // 2) is at least max(height, width) - 1.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_codes: int = Field(512, ge=2)  # K
-    height: int = Field(8, ge=1)  # of the map, in codes
-    width: int = Field(8, ge=1)
-    classes: int = Field(0, ge=0)  # 0: unconditional
+    num_codes: int = Field(512, ge=2, le=65536)  # K
+    height: int = Field(8, ge=1, le=2048)  # of the map, in codes
+    width: int = Field(8, ge=1, le=2048)
+    classes: int = Field(0, ge=0, le=65536)  # 0: unconditional
     class_names: tuple[str, ...] = ()  # as many as classes, or none
     codebook: str = ""  # checksum of the codebook whose codes are learnt, if it is known
-    embedding: int = Field(64, ge=1)  # numbers that stand for a code at the entrance
-    channels: int = Field(64, ge=1)  # of each stack
-    layers: int = Field(10, ge=1)  # 8 x 8 maps are seen whole from 7 on
-    kernel: int = Field(3, ge=3)  # odd; a layer sees kernel // 2 codes to each side
+    embedding: int = Field(64, ge=1, le=8192)  # numbers that stand for a code at the entrance
+    channels: int = Field(64, ge=1, le=8192)  # of each stack
+    layers: int = Field(10, ge=1, le=2048)  # 8 x 8 maps are seen whole from 7 on
+    kernel: int = Field(3, ge=3, le=99)  # odd; a layer sees kernel // 2 codes to each side
     dropout: float = Field(0.1, ge=0, lt=1)  # share of channels: 50,000 maps are few
-    learning_rate: float = Field(6e-3, gt=0)  # of AdamW, at its peak
-    weight_decay: float = Field(0.01, ge=0)  # of the kernels, not of biases and tables
+    learning_rate: float = Field(6e-3, gt=0, le=10)  # of AdamW, at its peak
+    weight_decay: float = Field(0.01, ge=0, le=1e6)  # of the kernels, not of biases and tables
     schedule: Literal["constant", "cosine"] = "cosine"  # cosine: 5 % warm-up, then to 0 at the last step
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
 
     @field_validator("kernel")
     @classmethod
@@ -75,6 +75,19 @@ def gate(a: Tensor) -> Tensor:
     return torch.tanh(features) * torch.sigmoid(gates)
 
 
+class ChannelDropout(nn.Dropout2d):
+    """Whole channels: a random number for each element would cost as much as a convolution.
+
+    The very numbers of torch's own, drawn for the whole batch of which this process may have a share only.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = x.new_empty(sum(processes.of_all(len(x))), x.shape[1], 1, 1).bernoulli_(1 - self.p)
+        return x * processes.share_of(kept.div_(1 - self.p))
+
+
 class GatedLayer(nn.Module):
     """A layer of both stacks (figure 2). The first one, alone, must not see the row (the code) it stands at.
 
@@ -92,8 +105,7 @@ class GatedLayer(nn.Module):
         self.horizontal = nn.Conv2d(inputs, 2 * channels, (1, side + here))
         self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        # Whole channels: a random number for each element would cost as much as a convolution.
-        self.dropout = nn.Dropout2d(config.dropout)
+        self.dropout = ChannelDropout(config.dropout)
         if config.classes:  # h one-hot: V h is a bias for each class and layer, and here for each stack
             self.class_bias = nn.Embedding(config.classes, 4 * channels)
             nn.init.zeros_(self.class_bias.weight)
@@ -202,7 +214,7 @@ class GatedPixelCNN(nn.Module):
     ) -> Tensor:
         """n code maps, int64 (n, H, W), drawn code by code in raster order; the same seed gives the same maps.
 
-        Logits are divided by `temperature`, above 0; `top_k` leaves only the most likely codes, 0 leaves all.
+        Logits are divided by `temperature`, 1e-6 to 1e6; `top_k` leaves only the most likely codes, 0 leaves all.
         With `given` (n, H, W) and `known` (H, W) or (n, H, W), bool, known codes stay as given and the others are
         drawn, each under the codes before it, known or drawn: a known code says nothing about those before it.
         `watch(codes, row, column)` is called whenever (row, column) is full, with the maps so far: they go on
@@ -239,8 +251,8 @@ class GatedPixelCNN(nn.Module):
     def _canvas(self, n, labels, temperature, top_k, given, known) -> tuple[Tensor, Tensor]:
         """The maps to begin with, 0 where nothing is known, and what is known, both (n, H, W)."""
         num_codes, shape = self.config.num_codes, (n, self.config.height, self.config.width)
-        if not temperature > 0:
-            raise CodesError(f"temperature {temperature}: give one above 0 (top_k=1 takes the likeliest code)")
+        if not 1e-6 <= temperature <= 1e6:
+            raise CodesError(f"temperature {temperature}: give 1e-6 to 1e6 (top_k=1 takes the likeliest code)")
         if not 0 <= top_k <= num_codes:
             raise CodesError(f"top_k {top_k}: give 1 to {num_codes}, or 0 for all codes")
         if (given is None) != (known is None):
@@ -259,6 +271,11 @@ class GatedPixelCNN(nn.Module):
         return canvas, known
 
     # ---- training
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What a step spends its time in."""
+        return (self,)
 
     def setup(self, fabric, total_steps: int) -> None:
         """Move to fabric's device and make the optimiser and its schedule; call once, before the first step."""
@@ -288,7 +305,7 @@ class GatedPixelCNN(nn.Module):
         optimizer = self.optimizers["network"]
         optimizer.zero_grad(set_to_none=True)
         nll.backward()
-        average_gradients(self.fabric, self.parameters())
+        processes.average_gradients(self.parameters(), len(codes))
         optimizer.step()
         self.schedules["network"].step()
         right = (logits.detach().argmax(1) == codes).float().mean()
@@ -307,7 +324,8 @@ class GatedPixelCNN(nn.Module):
         size = (self.config.height, self.config.width)
         if codes.ndim != 3 or tuple(codes.shape[1:]) != size or codes.is_floating_point():
             raise CodesError(f"codes must be whole numbers (B, {size[0]}, {size[1]}), not {_kind(codes)}")
-        _check_range("codes", codes, self.config.num_codes)
+        if not self.training:  # in a step a GPU would have to finish first
+            _check_range("codes", codes, self.config.num_codes)
         if (labels is None) == bool(self.config.classes):
             raise CodesError(
                 "labels are given, and this prior knows no classes"
@@ -317,7 +335,8 @@ class GatedPixelCNN(nn.Module):
         if labels is not None:
             if labels.shape != codes.shape[:1] or labels.is_floating_point():
                 raise CodesError(f"labels must be whole numbers ({len(codes)},), not {_kind(labels)}")
-            _check_range("labels", labels, self.config.classes)
+            if not self.training:
+                _check_range("labels", labels, self.config.classes)
 
 
 def draw(logits: Tensor, luck: Tensor, temperature: float = 1.0, top_k: int = 0) -> Tensor:

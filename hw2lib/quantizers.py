@@ -8,9 +8,10 @@ commitment.
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hw2lib import processes
 
 
 class Quantized(NamedTuple):
@@ -32,23 +33,13 @@ def as_vectors(z_e: Tensor) -> Tensor:
     return z_e.float().permute(0, 2, 3, 1).reshape(-1, z_e.shape[1])
 
 
-def _sum_over_processes(tensor: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def _same_on_all_processes(tensor: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.broadcast(tensor, src=0)
-    return tensor
-
-
 class _Quantizer(nn.Module):
     """What both codebooks share: the nearest code, the loss terms, usage counts, start and restart of codes.
 
     `restart_below` is a share of the mean use N / K: a code whose moving-average count falls below it is dead and is
     moved onto an encoder output of the current batch. 0 switches restarts off.
+
+    Of several processes each quantizes its share; in training, uses, sums and restarts are those of the whole batch.
     """
 
     def __init__(self, num_codes: int, code_dim: int, commitment: float, decay: float, restart_below: float):
@@ -83,7 +74,8 @@ class _Quantizer(nn.Module):
                     self.counts.lerp_(uses, 1 - self.decay)
                     self.update_codebook(vectors, codes)
                     if self.restart_below:
-                        self._restart_dead_codes(vectors, self.restart_below * uses.sum() / self.num_codes)
+                        threshold = self.restart_below * uses.sum() / self.num_codes
+                        self._restart_dead_codes(vectors, threshold, height * width)
             z_q = vectors + (quantized - vectors).detach()  # straight-through estimator, section 3.2
             z_q = z_q.view(batch, height, width, self.code_dim).permute(0, 3, 1, 2)  # (B, D, H, W)
         return Quantized(z_q, codes.view(batch, height, width), codebook_loss, commitment_loss, code_perplexity(uses))
@@ -92,31 +84,36 @@ class _Quantizer(nn.Module):
     def start_from(self, z_e: Tensor, iterations: int = 10) -> None:
         """Set the codebook to the k-means centres of encoder outputs z_e (B, D, H, W), and the counts to 1."""
         vectors = as_vectors(z_e)  # (N, D)
-        self._move_codes(torch.ones_like(self.counts, dtype=torch.bool), self._random_rows(vectors), 1.0)
+        first = self._random_rows(vectors, z_e[0, 0].numel())
+        self._move_codes(torch.ones_like(self.counts, dtype=torch.bool), first, 1.0)
         for _ in range(iterations):
             codes = self.nearest(vectors)
             uses = self._uses(codes)
             centres = self._sum_by_code(vectors, codes) / uses.clamp(min=1)[:, None]
             self._move_codes(uses > 0, centres, 1.0)
 
-    def _restart_dead_codes(self, vectors: Tensor, threshold: Tensor) -> None:
+    def _restart_dead_codes(self, vectors: Tensor, threshold: Tensor, each: int) -> None:
         # Restarted with twice the threshold: with a decay of 0.95 a code has 14 batches to find use before it is
         # dead again. No branch on the tensor, so that nothing waits for the device.
-        self._move_codes(self.counts < threshold, self._random_rows(vectors), 2 * threshold)
+        self._move_codes(self.counts < threshold, self._random_rows(vectors, each), 2 * threshold)
 
-    def _random_rows(self, vectors: Tensor) -> Tensor:
-        """K rows of vectors (N, D); without repetition where N allows."""
-        rows = torch.randperm(len(vectors), device=vectors.device)[: self.num_codes]
+    def _random_rows(self, vectors: Tensor, each: int) -> Tensor:
+        """K of the vectors (N, D), `each` to a picture; without repetition where N allows."""
+        count = each * sum(processes.of_all(len(vectors) // each))
+        rows = torch.randperm(count, device=vectors.device)[: self.num_codes]
         if len(rows) < self.num_codes:
-            rows = torch.randint(len(vectors), (self.num_codes,), device=vectors.device)
-        return _same_on_all_processes(vectors[rows])
+            rows = torch.randint(count, (self.num_codes,), device=vectors.device)
+        return processes.rows_of_whole(vectors, rows, each)
 
     def _uses(self, codes: Tensor) -> Tensor:
-        return _sum_over_processes(torch.bincount(codes, minlength=self.num_codes).float())  # (K,)
+        # Not bincount, for which a GPU has to finish first.
+        uses = torch.zeros(self.num_codes, device=codes.device)  # (K,)
+        uses.index_add_(0, codes, torch.ones_like(codes, dtype=uses.dtype))
+        return processes.summed(uses) if self.training else uses
 
     def _sum_by_code(self, vectors: Tensor, codes: Tensor) -> Tensor:
         sums = vectors.new_zeros(self.num_codes, self.code_dim)
-        return _sum_over_processes(sums.index_add_(0, codes, vectors))  # (K, D)
+        return processes.summed(sums.index_add_(0, codes, vectors))  # (K, D)
 
     def _move_codes(self, which: Tensor, to: Tensor, count: Tensor | float) -> None:
         """Put the codes chosen by `which` (K,) bool at the rows `to` (K, D), as if used `count` times a batch."""

@@ -5,23 +5,30 @@ written answers (the second CycleGAN, the short VQ-VAE, the prior) are loaded fr
 """
 
 import io
+import os
+import subprocess
+import sys
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
-from hw2lib.cyclegan import CycleGAN, CycleGANConfig
+from hw2lib import files, processes
+from hw2lib.cyclegan import CycleGAN, CycleGANConfig, translation_losses
 from hw2lib.data import Batches, CodeBatches, CodeSets, Domains, Pairs, Pictures, domains, load, random_stream
 from hw2lib.data.pictures import checksum
 from hw2lib.evaluation.codec import encode_pictures, evaluate_vqvae
 from hw2lib.evaluation.judge import Judge
 from hw2lib.evaluation.likelihoods import PriorExaminer
 from hw2lib.evaluation.translations import Examiner
-from hw2lib.parameters import CycleGANParameters, Parameters, VQVAEParameters, make
+from hw2lib.parameters import CycleGANParameters, ParameterError, Parameters, VQVAEParameters, make
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
-from hw2lib.training import Run, fit, machine, weights, write_whole
+from hw2lib.training import Run, TrainingError, fit, machine, require_devices, runs_folder, weights, write_whole
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 # With a rate of 6e-3 better, at equal work, than 128 with 4e-3 or 8e-3 (700 short updates, held-out maps).
@@ -30,13 +37,114 @@ PRIOR_BATCH_SIZE = 64
 LOSSES_SHOWN = ("g_ab", "g_ba", "cycle_a", "cycle_b", "d_a", "d_b")
 SCORES_SHOWN = ("zebra_ab", "kd_ab", "truth_ab")
 
+# ---- several processes
+
+
+@contextmanager
+def _first_process_first(asked: Parameters) -> Iterator[None]:
+    """What the first process fetches or makes in this block, the others find. Raises TrainingError for too many."""
+    require_devices(asked.device, asked.devices)
+    if processes.launched():
+        machine(asked.device, asked.precision)  # makes the group
+    with processes.first_one_first():
+        yield
+
+
+def _start(name: str, asked: Parameters) -> Callable[[], None] | None:
+    """What trains the run of this name in `asked.devices` processes, if there are to be several and this is none of them."""
+    if asked.devices == 1 or processes.launched():
+        return None
+
+    def start() -> None:
+        changes = [word for name, value in asked.model_dump().items() for word in ("-p", f"{name}={value}")]
+        command = [sys.executable, "-m", "hw2lib", "train", name, *changes]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        line = ""
+        with subprocess.Popen(command, text=True, errors="replace", **streams) as training:
+            try:
+                for line in training.stdout:
+                    print(line, end="", flush=True)
+            except BaseException:
+                training.terminate()  # it makes a checkpoint
+                raise
+        if training.returncode:
+            raise TrainingError(line.strip().removeprefix("TrainingError: ") or f"{name} was not trained")
+
+    return start
+
+
+# ---- what is known before any work
+
+
+def require_memory(kind: type, config, batch_size: int, asked: Parameters, cure: str) -> None:
+    """Raise ParameterError, ending in `cure`, if a training step of this model cannot fit into this machine.
+
+    The step is taken with tensors that have a shape and no content. Counted are weights (learnt ones with gradient and
+    Adam's two averages), what autograd keeps of a picture, half of it in bf16, times the batch, and the pools. On a CPU
+    the process grew by 1.9 to 2.5 times what autograd keeps, for each model and precision: twice that is counted there.
+    """
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.device("meta"), saved_tensors_hooks(keep, lambda tensor: tensor):
+        model = kind(config)
+        if isinstance(model, GatedPixelCNN):
+            codes = torch.zeros(1, config.height, config.width, dtype=torch.long)
+            result = model.head(model._horizontal(codes, model._vertical(codes, None), slice(None)))
+        else:
+            x = torch.zeros(1, 3, config.size, config.size)
+            result = (
+                translation_losses(config, x, x, model.g_ab, model.g_ba, model.d_b)
+                if isinstance(model, CycleGAN)
+                else model.decoder(model.encoder(x))
+            )
+    del result  # autograd kept its tensors, and so their addresses, up to here
+    own = [*model.parameters(), *model.buffers()]
+    for part in own:
+        kept.pop(part.untyped_storage()._cdata, None)
+    weights = sum(part.nbytes * (4 if part.requires_grad else 1) for part in own)
+    cuda = asked.device in ("auto", "cuda") and torch.cuda.is_available()
+    activations = sum(kept.values()) * batch_size / (1 if asked.precision == "32" else 2) * (1 if cuda else 2)
+    pools = 2 * getattr(config, "pool_size", 0) * 12 * getattr(config, "size", 0) ** 2
+    needed, there = weights + activations + pools, _memory_there(cuda)
+    if needed > there:
+        raise ParameterError(
+            f"a training step of {kind.__name__} takes about {needed / 1e9:,.1f} GB of memory, and here are "
+            f"{there / 1e9:,.1f}: lower {cure}"
+        )
+
+
+def _require_runs(asked: Parameters) -> None:
+    """Raise Problem if the folder of the runs is no folder and cannot become one."""
+    folder = runs_folder(asked.runs)
+    if not folder.is_dir():
+        files.require_writable(folder / "run")
+
+
+def _memory_there(cuda: bool) -> int:
+    """Bytes of the GPU, or of this machine, or of the container's share of it."""
+    if cuda:
+        return torch.cuda.get_device_properties(0).total_memory
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if os.path.exists(path) and (limit := Path(path).read_text().strip()).isdigit():
+            limits.append(int(limit))
+    return min(limits)
+
+
 # ---- CycleGAN
 
 
 def cyclegan_setup(asked: CycleGANParameters) -> tuple[CycleGANConfig, Domains]:
     """The config of the networks and the pictures. What is wrong with the config is said before they load."""
     config = make(CycleGANConfig, asked.model_dump(include=set(CycleGANConfig.model_fields)))
-    return config, domains(asked.dataset, config.size, asked.data_root)
+    _require_runs(asked)
+    require_memory(CycleGAN, config, asked.batch_size, asked, "size, base_channels, batch_size or pool_size")
+    with _first_process_first(asked):
+        return config, domains(asked.dataset, config.size, asked.data_root)
 
 
 def judge_for(pictures: Domains, asked: CycleGANParameters) -> Judge | None:
@@ -81,6 +189,8 @@ def _fit_cyclegan(model: CycleGAN, pictures: Domains, judge: Judge | None, asked
         evaluate=Examiner(model, pictures, judge),
         shown=(*LOSSES_SHOWN, *(f"{kind}_{score}" for score in SCORES_SHOWN)),
         data=pictures.description,
+        noted=pictures.noted,
+        start=_start(more["name"], asked),
         **more,
         **asked.machine,
     )
@@ -93,7 +203,14 @@ def vqvae_setup(asked: VQVAEParameters) -> tuple[VQVAEConfig, Pictures]:
     """The config of a network for the pictures, and these. What is wrong with the config is said before they load."""
     fields = set(VQVAEConfig.model_fields) - {"data_variance"}
     config = make(VQVAEConfig, asked.model_dump(include=fields))
-    pictures = load(asked.dataset, asked.size, asked.data_root)
+    _require_runs(asked)
+    require_memory(VQVAE, config, asked.batch_size, asked, "size, batch_size, num_codes or code_dim")
+    if asked.experiments == "run":
+        maps = _maps(config, asked)
+        cure = "size, num_codes or prior_channels"
+        require_memory(GatedPixelCNN, PixelCNNConfig(**maps), PRIOR_BATCH_SIZE, asked, cure)
+    with _first_process_first(asked):
+        pictures = load(asked.dataset, asked.size, asked.data_root)
     return make(VQVAEConfig, config.model_dump() | {"data_variance": pictures.variance}), pictures
 
 
@@ -119,6 +236,8 @@ def _fit_vqvae(model: VQVAE, pictures: Pictures, asked: VQVAEParameters, batch_s
         Batches(pictures.train, batch_size, asked.seed),
         evaluate=lambda folder, epoch: evaluate_vqvae(model, pictures.test),
         data=pictures.description,
+        noted=pictures.noted,
+        start=_start(more["name"], asked),
         **more,
         **asked.machine,
     )
@@ -162,6 +281,7 @@ def train_prior(network: GatedPixelCNN, sets: CodeSets, asked: VQVAEParameters) 
         evaluate=PriorExaminer(network, sets),
         shown=("nll", "train_nll", "held_out_nll"),
         data={"name": "codes", "train": len(sets.train), "test": len(sets.test), **sets.origin},
+        start=_start("pixelcnn", asked),
         **asked.machine,
     )
     weights.load_into(network, run.kept_weights)
@@ -169,35 +289,36 @@ def train_prior(network: GatedPixelCNN, sets: CodeSets, asked: VQVAEParameters) 
 
 
 def prior_config(codec: VQVAE, pictures: Pictures, asked: VQVAEParameters) -> PixelCNNConfig:
-    """A prior for the maps of `codec`, told the class of a picture if the pictures have classes.
-
-    Maps of more than 11 x 11 codes get more layers than usual, so that each code can depend on all before it.
-    """
-    side = codec.config.size // 4
+    """A prior for the maps of `codec`, told the class of a picture if the pictures have classes."""
     return PixelCNNConfig(
-        num_codes=codec.config.num_codes,
-        height=side,
-        width=side,
         classes=len(pictures.classes),
         class_names=pictures.classes,
         codebook=codebook_checksum(codec),
-        channels=asked.prior_channels,
-        layers=max(10, side - 1),
         seed=asked.seed,
+        **_maps(codec.config, asked),
     )
+
+
+def _maps(codec: VQVAEConfig, asked: VQVAEParameters) -> dict[str, int]:
+    """What the size of a prior depends on. Maps of more than 11 x 11 codes get more layers than usual, so that each code
+    can depend on all before it."""
+    side = codec.size // 4
+    sizes = {"num_codes": codec.num_codes, "channels": asked.prior_channels, "layers": max(10, side - 1)}
+    return {"height": side, "width": side, **sizes}
 
 
 def code_sets(codec: VQVAE, pictures: Pictures, run: Run) -> CodeSets:
     """The codes of all pictures by the network of `run`; encoded once, and kept in its folder as uint16."""
     origin = {"pictures": pictures.checksum, "codebook": codebook_checksum(codec)}
     path = run.folder / "codes.npz"
-    kept = _read(path, origin)
-    if kept is None:
-        shown = {"train": pictures.train, "mirrored": pictures.train.flip(-1), "test": pictures.test}
-        kept = {name: encode_pictures(codec, part).numpy().astype(np.uint16) for name, part in shown.items()}
-        content = io.BytesIO()
-        np.savez(content, origin=list(origin.values()), **kept)
-        write_whole(path, content.getvalue())
+    with processes.first_one_first():
+        kept = _read(path, origin)
+        if kept is None:
+            shown = {"train": pictures.train, "mirrored": pictures.train.flip(-1), "test": pictures.test}
+            kept = {name: encode_pictures(codec, part).numpy().astype(np.uint16) for name, part in shown.items()}
+            content = io.BytesIO()
+            np.savez(content, origin=list(origin.values()), **kept)
+            write_whole(path, content.getvalue())
     train, mirrored, test = (torch.from_numpy(kept[name].astype(np.int32)) for name in ("train", "mirrored", "test"))
     order = torch.randperm(len(train), generator=random_stream(0))
     held, others = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from hw2lib import processes
 from hw2lib.networks import TransposedConv2d
-from hw2lib.optim import adam, average_gradients, constant, warmup_cosine, with_rate
+from hw2lib.optim import adam, constant, warmup_cosine, with_rate
 from hw2lib.quantizers import EMAVectorQuantizer, Quantized, VectorQuantizer, as_vectors
 from hw2lib.training import weights
 
@@ -26,23 +27,23 @@ from hw2lib.training import weights
 class VQVAEConfig(BaseModel):
     """Everything that changes what is learnt. Where it is computed (device, precision, folders) is not here."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    size: int = Field(32, ge=8, multiple_of=4)  # pixels a side; the code map has size / 4
-    data_variance: float = Field(0.0633, gt=0)  # of the training pixels on [0, 1]: turns MSE into NMSE; CIFAR-10's
-    hidden_channels: int = Field(128, ge=2, multiple_of=2)
-    residual_channels: int = Field(32, ge=1)
-    residual_blocks: int = Field(2, ge=0)
-    num_codes: int = Field(512, ge=2)  # K
-    code_dim: int = Field(64, ge=1)  # D
-    commitment: float = Field(0.25, ge=0)  # beta; the paper saw no difference from 0.1 to 2
+    size: int = Field(32, ge=8, le=8192, multiple_of=4)  # pixels a side; the code map has size / 4
+    data_variance: float = Field(0.0633, gt=0, le=1)  # of the training pixels on [0, 1]: turns MSE into NMSE; CIFAR-10
+    hidden_channels: int = Field(128, ge=2, le=8192, multiple_of=2)
+    residual_channels: int = Field(32, ge=1, le=8192)
+    residual_blocks: int = Field(2, ge=0, le=200)
+    num_codes: int = Field(512, ge=2, le=65536)  # K; kept as 16 bits
+    code_dim: int = Field(64, ge=1, le=8192)  # D
+    commitment: float = Field(0.25, ge=0, le=1e6)  # beta; the paper saw no difference from 0.1 to 2
     codebook: Literal["ema", "gradient"] = "ema"  # moved by averages (appendix A.1) or by its loss (equation 3)
     decay: float = Field(0.95, gt=0, lt=1)  # of the moving averages; at 0.99 they lag behind a fast encoder
     kmeans_init: bool = True  # start the codebook on the first batch's encoder outputs
     restart_dead: bool = True  # move codes that are hardly used onto random encoder outputs
-    learning_rate: float = Field(2e-3, gt=0)  # of Adam, at its peak
+    learning_rate: float = Field(2e-3, gt=0, le=10)  # of Adam, at its peak
     schedule: Literal["constant", "cosine"] = "cosine"  # cosine: 2 % warm-up, then to 0 at the last step
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
 
 
 # ---- the equation
@@ -164,6 +165,11 @@ class VQVAE(nn.Module):
         z_q = F.embedding(codes.long(), self.quantizer.codebook).permute(0, 3, 1, 2)  # (B, D, h, w)
         return self.decoder(z_q).float()
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What a step spends its time in."""
+        return self.encoder, self.decoder
+
     def setup(self, fabric, total_steps: int) -> None:
         """Move to fabric's device and make the optimiser and its schedule; call once, before the first step."""
         self.fabric, self.total_steps = fabric, total_steps
@@ -193,7 +199,7 @@ class VQVAE(nn.Module):
         losses, total = vqvae_losses(x, reconstruction, quantized, self.config.data_variance, self.latent_weight)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        average_gradients(self.fabric, self.parameters())
+        processes.average_gradients(self.parameters(), len(x))
         optimizer.step()
         schedule.step()
         losses["perplexity"] = quantized.perplexity

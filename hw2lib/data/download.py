@@ -1,12 +1,13 @@
 """Fetches an archive of pictures from the network, checks it and unpacks the files that are wanted.
 
 The way of a download: the bytes go to `<name>.part`, which a later run carries on from if this one is cut off; when the
-file is complete its length and digest are checked and only then does it get its own name; the expected files are
-unpacked into a hidden folder beside the wanted one and renamed in one step, so that a folder that is there under its own
-name is always complete. Nothing here knows what the pictures are. torchvision's downloads start anew when cut off.
+file is complete its length and digest are checked; the expected files are unpacked into a hidden folder beside the wanted
+one and renamed in one step, so that a folder that is there under its own name is always complete. A file called `<name>`
+was put there by hand: it is used, and left alone. Nothing here knows what the pictures are. torchvision's downloads start
+anew when cut off.
 """
 
-import errno
+import fcntl
 import hashlib
 import http.client
 import os
@@ -14,12 +15,13 @@ import re
 import shutil
 import sys
 import tarfile
+import time
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,10 +30,12 @@ from typing import IO
 from tqdm.auto import tqdm
 
 from hw2lib import Problem, in_one_line
-from hw2lib.training.progress import somebody_watches
+from hw2lib.files import writing
+from hw2lib.training.progress import duration, somebody_watches
 
 TIMEOUT = 30  # seconds without a byte before the network is given up
 CHUNK = 1 << 18  # bytes read at a time
+PART = ".part"  # ends the name of what was downloaded here
 # What is raised on reading a damaged archive; the last two by zipfile, on methods and names that cannot be.
 DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
@@ -56,36 +60,77 @@ class Archive:
 
 def notice(line: str) -> None:
     """One line for whoever watches; on standard error, because standard output belongs to results."""
-    print(line, file=sys.stderr, flush=True)
+    print(Problem(line), file=sys.stderr, flush=True)  # printable, whatever the names in it are
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time is in this block for a folder; the others say so and wait.
+
+    Where the file system knows no locks nobody waits.
+    """
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                notice(f"waiting for another process that is filling {folder}")
+                fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def shown(chunks: Iterable[Sized], name: str, total: int, done: int, unit: str) -> Iterator[Sized]:
+    """The chunks as they are, of `total` bytes or pictures, `done` of which were there before.
+
+    Under a bar where somebody watches; elsewhere, as in a log file, a line after five seconds and for each tenth.
+    """
+    watched, begun, before, said = somebody_watches(), time.monotonic(), done, 0
+    with tqdm(desc=name, initial=done, total=total, unit=unit, unit_scale=True, disable=not watched) as bar:
+        for chunk in chunks:
+            yield chunk
+            bar.update(len(chunk))
+            done += len(chunk)
+            spent = time.monotonic() - begun
+            if not watched and spent > 5 and done < total and (done * 10 // total > said or not said):
+                said = max(1, done * 10 // total)
+                left = duration(spent / (done - before) * (total - done))
+                notice(f"{name}: {done / total:.0%} of {tqdm.format_sizeof(total)}{unit}, about {left} left")
 
 
 def fetch_folder(archive: Archive, target: Path, counts: Mapping[str, int]) -> None:
     """Makes the folder `target` of files of an archive, `counts` as in `unpack`; the archive is fetched beside it.
 
-    Raises DataError as `fetch` and `unpack` do.
+    What was downloaded is deleted then, an archive that somebody put there stays. Where two processes want the same
+    folder one waits for the other. Raises DataError as `fetch` and `unpack` do.
     """
-    path = fetch(archive, target.parent)
-    unpack(path, target, counts)
-    path.unlink()
+    with writing(target.parent, DataError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with alone(target.parent):
+        if target.is_dir():
+            return
+        path = fetch(archive, target.parent)
+        unpack(path, target, counts)
+        if path.suffix == PART:
+            path.unlink()
 
 
 def fetch(archive: Archive, root: Path) -> Path:
-    """The path of the whole, checked archive in `root`; what is not there yet is downloaded.
+    """The path of the whole, checked archive in the folder `root`: the file of its name, if somebody put it there.
 
-    Raises DataError if the network fails or the disk is full (what has come is kept for the next run), or if
-    the complete file is not the published one (it is deleted then, as carrying on from it could not succeed).
-    Two processes must not fetch the same archive at once.
+    Else the downloaded one, which is called so with .part at the end; what is not there yet is downloaded. Raises
+    DataError if the network fails or the disk is full (what has come is kept for the next run), if the complete
+    download is not the published file (it is deleted then, as carrying on from it could not succeed), or if the file
+    that was put there is not.
     """
     whole = root / archive.name
     if not whole.is_file():
-        part = root / f"{archive.name}.part"
-        with _disk_errors_told(part, "put that right, then run again to carry on"):
-            root.mkdir(parents=True, exist_ok=True)
-            _download(archive, part)
-        _check(archive, part)
-        part.replace(whole)
-    else:
-        _check(archive, whole)
+        whole = root / f"{archive.name}{PART}"
+        with writing(whole, DataError, "put that right, then run again to carry on"):
+            _download(archive, whole)
+    _check(archive, whole)
     return whole
 
 
@@ -108,7 +153,7 @@ def unpack(path: Path, target: Path, counts: Mapping[str, int]) -> None:
                 )
             for name in found:
                 to = building / name.removeprefix(f"{target.name}/")
-                with members[name]() as source, _disk_errors_told(to, _kept(path)):
+                with members[name]() as source, writing(to, DataError, _kept(path)):
                     to.parent.mkdir(exist_ok=True)
                     with to.open("wb") as file:
                         shutil.copyfileobj(source, file, CHUNK)
@@ -122,6 +167,7 @@ def _download(archive: Archive, part: Path) -> None:
     have = part.stat().st_size if part.is_file() else 0
     if have >= archive.size:
         return
+    notice(f"downloading {archive.url}, {(archive.size - have) / 1e6:,.1f} MB, into {part.parent}")
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
     with _network_errors_told(archive, part):
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
@@ -137,7 +183,7 @@ def _download(archive: Archive, part: Path) -> None:
                 f"{_by_hand(archive, part)}"
             )
         with part.open("ab" if have else "wb") as file:
-            for chunk in _shown(_chunks(response, archive, part), archive, have):
+            for chunk in shown(_chunks(response, archive, part), archive.name, archive.size, have, "B"):
                 file.write(chunk)
 
 
@@ -154,23 +200,10 @@ def _chunks(response: http.client.HTTPResponse, archive: Archive, part: Path) ->
         yield chunk
 
 
-def _shown(chunks: Iterable[bytes], archive: Archive, done: int) -> Iterator[bytes]:
-    """The chunks as they are, under a bar where somebody watches; elsewhere, as in a log file, a line for each tenth."""
-    watched = somebody_watches()
-    bar = tqdm(desc=archive.name, initial=done, total=archive.size, unit="B", unit_scale=True, disable=not watched)
-    with bar:
-        for chunk in chunks:
-            yield chunk
-            bar.update(len(chunk))
-            tenths, done = done * 10 // archive.size, done + len(chunk)
-            if not watched and done * 10 // archive.size > tenths:
-                notice(f"{archive.name}: {done / 1e6:,.1f} of {archive.size / 1e6:,.1f} MB")
-
-
 def _check(archive: Archive, path: Path) -> None:
-    """Raises DataError unless `path` is the published file; a file that cannot become it is deleted."""
+    """Raises DataError unless `path` is the published file; a download that cannot become it is deleted."""
     size = path.stat().st_size
-    if size < archive.size and path.suffix == ".part":
+    if size < archive.size and path.suffix == PART:
         raise DataError(
             f"the download of {archive.url} stopped at {size:,} of {archive.size:,} bytes: {_by_hand(archive, path)}"
         )
@@ -181,11 +214,11 @@ def _check(archive: Archive, path: Path) -> None:
     else:
         found, expected = f"{size:,} bytes", f"{archive.size:,} bytes"
     if found != expected:
+        what = f"{path} is not the published {archive.name} ({found}, expected {expected})"
+        if path.suffix != PART:
+            raise DataError(f"{what}: move it away, then run again to download it")
         path.unlink()
-        raise DataError(
-            f"{path} is not the published {archive.name} ({found}, expected {expected}) and was deleted: "
-            "run again to download it afresh"
-        )
+        raise DataError(f"{what} and was deleted: run again to download it afresh")
 
 
 # ---- the archive
@@ -194,7 +227,7 @@ def _check(archive: Archive, path: Path) -> None:
 @contextmanager
 def _members(path: Path) -> Iterator[dict[str, Callable[[], IO[bytes]]]]:
     """The files of an archive, each as a function that opens it; where a name occurs twice the last one counts."""
-    if path.suffix == ".zip":
+    if path.name.removesuffix(PART).endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
             yield {member.filename: partial(archive.open, member) for member in archive.infolist()}
     else:
@@ -206,13 +239,13 @@ def _members(path: Path) -> Iterator[dict[str, Callable[[], IO[bytes]]]]:
 @contextmanager
 def _whole_or_not_at_all(path: Path, target: Path) -> Iterator[Path]:
     """A hidden folder to unpack the archive at `path` into; it becomes `target` if all goes well."""
-    building = target.with_name(f".{target.name}.{os.getpid()}")
-    with _disk_errors_told(building, _kept(path)):
+    building = target.with_name(f".{target.name}{PART}")
+    with writing(building, DataError, _kept(path)):
         # It is there if an earlier run was killed.
         building.mkdir(parents=True, exist_ok=True)
     try:
         yield building
-        with _disk_errors_told(target, "move it away, then run again"):
+        with writing(target, DataError, "move it away, then run again"):
             building.rename(target)
     except DAMAGES as error:
         raise DataError(f"{path} cannot be unpacked ({in_one_line(error)}): delete it and run again") from error
@@ -236,20 +269,6 @@ def _network_errors_told(archive: Archive, part: Path) -> Iterator[None]:
         raise DataError(f"cannot download {archive.url} ({reason}): {_by_hand(archive, part)}") from error
 
 
-@contextmanager
-def _disk_errors_told(path: Path, advice: str) -> Iterator[None]:
-    """Turns a failure to write `path` into a DataError of one line that ends in `advice`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            # Not the operating system's: a damaged archive being read, say.
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else error.strerror or type(error).__name__
-        raise DataError(f"cannot write {path}: {reason}; {advice}") from error
-
-
 def _by_hand(archive: Archive, part: Path) -> str:
     return (
         f"run again to carry on, or download it elsewhere and put it at {part.with_name(archive.name)}, "
@@ -258,4 +277,4 @@ def _by_hand(archive: Archive, part: Path) -> str:
 
 
 def _kept(path: Path) -> str:
-    return f"{path} is kept: put that right, then run again"
+    return f"put that right, then run again; {path} is kept"

@@ -7,7 +7,7 @@ pictures a run has seen.
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class Pictures:
     checksum      16 hex digits over shapes and pixels of both: the same pictures, the same checksum
     classes       the names of the labels, if there are any
     train_labels, test_labels   uint8 (N,) and (M,), positions in `classes`
+    passed_over   how many files of a folder were not taken for pictures, by reason
     """
 
     name: str
@@ -62,6 +63,12 @@ class Pictures:
     classes: tuple[str, ...] = ()
     train_labels: torch.Tensor | None = None
     test_labels: torch.Tensor | None = None
+    passed_over: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def noted(self) -> dict:
+        """What the provenance of a run tells beside the description: no picture depends on it, and so no identity."""
+        return {"passed_over": self.passed_over} if self.passed_over else {}
 
     @property
     def description(self) -> dict:
@@ -74,7 +81,8 @@ class Pictures:
 
         Computed in whole numbers from a histogram, so it is exact and the same on any machine.
         """
-        histograms = [torch.bincount(part.flatten(), minlength=256) for part in self.train.split(4096)]
+        parts = self.train.flatten().split(folders.BLOCK)
+        histograms = [torch.bincount(part, minlength=256) for part in parts]
         counts = torch.stack(histograms).sum(0).tolist()
         total = sum(counts)
         first = sum(count * value for value, count in enumerate(counts))
@@ -83,8 +91,15 @@ class Pictures:
 
 
 def root_folder(root: str | Path | None = None) -> Path:
-    """Where data sets live: `root` if it says anything, else $HW2_DATA, else `data` in the repository."""
-    return user_path(root or os.environ.get("HW2_DATA") or ROOT / "data", DataError)
+    """Where data sets live: `root` if it says anything, else $HW2_DATA, else `data` in the repository.
+
+    Raises DataError unless it is a folder, but for the last: in a folder whose name is a slip nothing is found, and all
+    would be fetched into it.
+    """
+    folder = user_path(root or os.environ.get("HW2_DATA") or ROOT / "data", DataError)
+    if not folder.is_dir() and folder != ROOT / "data":
+        raise DataError(f"no folder {folder} for the data sets: make it, or correct its name")
+    return folder
 
 
 def load(dataset: str, size: int = 32, root: str | Path | None = None) -> Pictures:
@@ -100,7 +115,7 @@ def load(dataset: str, size: int = 32, root: str | Path | None = None) -> Pictur
         if size != CIFAR10_SIDE:
             raise DataError(f"cifar10 has no pictures of size {size}: give size {CIFAR10_SIDE}")
         return cifar10(root)
-    if not dataset or not Path(dataset).expanduser().is_dir():
+    if not dataset or not user_path(dataset, DataError).is_dir():
         known = did_you_mean(dataset, ("toy", "cifar10"))
         raise DataError(f'no pictures called "{dataset}" and no such folder: {known}')
     return folder(dataset, size, root)
@@ -120,8 +135,8 @@ def checksum(*sets: torch.Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-def _pictures(name: str, train: torch.Tensor, test: torch.Tensor, **labels) -> Pictures:
-    return Pictures(name, train, test, checksum(train, test), **labels)
+def _pictures(name: str, train: torch.Tensor, test: torch.Tensor, **more) -> Pictures:
+    return Pictures(name, train, test, checksum(train, test), **more)
 
 
 # ---- CIFAR-10
@@ -133,8 +148,7 @@ def cifar10(root: str | Path | None = None, download: bool = True) -> Pictures:
     All are uint8 (N, 3, 32, 32). Read from the folder `cifar-10-batches-bin` in the root folder, as the
     official binary archive unpacks; if that folder is there no network is touched. Else the archive is
     downloaded (170 MB; a download that was cut off is carried on with), unpacked and deleted. Each file's
-    length and sha256 are checked at every load, which takes a fraction of a second. Not for several processes
-    at once while the folder is missing.
+    length and sha256 are checked at every load, which takes a fraction of a second.
 
     Raises DataError if the folder is missing and may not or cannot be downloaded, or if a file is not the
     published one.
@@ -199,17 +213,22 @@ def folder(path: str | Path, size: int, root: str | Path | None = None) -> Pictu
     """The pictures in the folder `path`, each scaled and cropped to a square: uint8 (N, 3, size, size).
 
     If the folder holds `train` and `test`, those are the two sets; else all pictures below it are taken and
-    about every tenth, chosen by its path, is for the test. Hidden files are passed over. The squares are kept
+    about every tenth, chosen by its path, is for the test. Links are followed; hidden files and what is no
+    picture by its name are passed over, and one line says so. The squares are kept
     in the folder `.cache` of the root folder, which can be deleted at any time; they are made anew when a file
     is added, removed or changed. Arrays of more than 1 GiB are mapped from there.
 
-    Raises DataError if the folder is missing, a set is empty, there are fewer than 2 pictures, a picture
-    cannot be read (the message names it), or the size is not a whole number of 8 or more.
+    Raises DataError if the folder is missing, a set has fewer than 3 pictures, a picture cannot be read (the
+    message names it), all training pictures have one colour, or the size is not a whole number of 8 or more.
     """
     _check_size(size)
-    path = Path(path).expanduser()
+    path = user_path(path, DataError)
     if not path.is_dir():
         raise DataError(f"no folder {path}: give the path of a folder of pictures")
-    train, test = folders.split(path)
+    train, test, passed_over = folders.split(path)
     squares = torch.from_numpy(folders.cached_squares(path, train + test, size, root_folder(root) / ".cache"))
-    return _pictures(path.resolve().name, squares[: len(train)], squares[len(train) :])
+    sets = squares[: len(train)], squares[len(train) :]
+    found = _pictures(path.resolve().name, *sets, passed_over=folders.told(path, passed_over))
+    if not found.variance:
+        raise DataError(f"the {len(train):,} training pictures in {path} have one colour: give pictures that differ")
+    return found

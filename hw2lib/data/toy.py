@@ -23,6 +23,7 @@ from hw2lib.data.animal import TAIL, Grid, draw_animal, edge, limb, mix, roll_po
 from hw2lib.data.download import DataError
 
 SMALLEST_SIZE = 32
+LARGEST_SIZE = 640  # thousands of them must fit in memory
 # Bounds memory and fits the cache. Besides, torch splits only larger planes over threads, which costs more
 # than it gains where other work keeps the cores busy.
 SAMPLES_PER_CHUNK = 2**15
@@ -73,10 +74,12 @@ def scenes(count: int, size: int, seed: int) -> Scenes:
     Scene i depends on (seed, i) alone and is the same scene at every size; horses[i] and zebras[i] are equal
     wherever masks[i] is False.
 
-    Raises DataError unless count and seed are whole numbers of at least 0 and size is one of at least 32.
+    Raises DataError unless count and seed are whole numbers of at least 0 and size is one of 32 to 640.
     """
     _require("count", count, 0)
     _require("size", size, SMALLEST_SIZE, " pixels")
+    if size > LARGEST_SIZE:
+        raise DataError(f"the toy pictures cannot be drawn with {size} pixels a side: give a smaller size")
     _require("seed", seed, 0)
     horses, zebras = (torch.empty(count, 3, size, size, dtype=torch.uint8) for _ in range(2))
     masks = torch.empty(count, size, size, dtype=torch.bool)

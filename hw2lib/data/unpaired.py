@@ -7,7 +7,7 @@ whenever `hw2lib.data.Pairs` deals a picture out.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from hw2lib.data import folders
 from hw2lib.data.download import Archive, DataError, fetch_folder
 from hw2lib.data.pictures import checksum, root_folder
 from hw2lib.data.toy import scenes
+from hw2lib.files import user_path
 
 SPLITS = ("trainA", "trainB", "testA", "testB")
 
@@ -36,7 +37,6 @@ HORSE2ZEBRA_SPLITS = {  # number of pictures, and the sha256 of what `sha256sum 
 }
 
 SMALLEST_SIZE = 32  # pixels
-FEWEST = 3  # pictures in a split; distances between sets have no standard error with fewer
 TOY_SEEDS = (3, 4, 5)  # of the scenes of the training horses, the training zebras and the test pairs
 
 
@@ -53,6 +53,7 @@ class Domains:
     masks             bool (M, size, size), where the animal is in test pictures, if that is known
     aligned           whether test_b[i] is the true counterpart of test_a[i]
     zebras            whether these are photographs, of which those of b show zebras
+    passed_over       how many files of a folder were not taken for pictures, by reason
     """
 
     name: str
@@ -67,6 +68,12 @@ class Domains:
     masks: Tensor | None = None
     aligned: bool = False
     zebras: bool = False
+    passed_over: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def noted(self) -> dict:
+        """What the provenance of a run tells beside the description: no picture depends on it, and so no identity."""
+        return {"passed_over": self.passed_over} if self.passed_over else {}
 
     @property
     def description(self) -> dict:
@@ -94,7 +101,7 @@ def load(dataset: str, size: int, root: str | Path | None = None) -> Domains:
         return toy_domains(size)
     if dataset == HORSE2ZEBRA:
         return horse2zebra(size, root)
-    if not dataset or not Path(dataset).expanduser().is_dir():
+    if not dataset or not user_path(dataset, DataError).is_dir():
         known = did_you_mean(dataset, ("toy", HORSE2ZEBRA))
         raise DataError(f'no pictures called "{dataset}" and no such folder of {", ".join(SPLITS)}: {known}')
     return folder(dataset, size, root)
@@ -137,8 +144,7 @@ def horse2zebra(size: int, root: str | Path | None = None) -> Domains:
     Read from the folder `horse2zebra` in the root folder, as the official archive unpacks; if that folder is
     there no network is touched. Else the archive is downloaded (117 MB; a download that was cut off is
     carried on with), unpacked and deleted. Number, names and sha256 of the files are checked at every load,
-    which takes a fraction of a second; the scaled pictures are cached. Not for several processes at once
-    while the folder is missing.
+    which takes a fraction of a second; the scaled pictures are cached.
 
     Raises DataError if the folder is missing and cannot be downloaded, or if a split is not as published.
     """
@@ -181,21 +187,22 @@ def _check_published(path: Path, files: list[Path]) -> None:
 def folder(path: str | Path, size: int, root: str | Path | None = None) -> Domains:
     """The pictures in the folders trainA, trainB, testA and testB of the folder `path`, as squares.
 
-    Training pictures become uint8 (N, 3, L, L), test pictures (M, 3, size, size). How pictures are read and
-    cached is told at `hw2lib.data.pictures.folder`.
+    Training pictures become uint8 (N, 3, L, L), test pictures (M, 3, size, size). How pictures are found, read
+    and cached is told at `hw2lib.data.pictures.folder`.
 
-    Raises DataError if a folder is missing or has fewer than 3 pictures, or if a picture cannot be read (the
-    message names it).
+    Raises DataError if a folder is missing or has fewer than 3 pictures, if a picture cannot be read (the
+    message names it), or if the test pictures of both domains are the same.
     """
-    path = Path(path).expanduser()
+    path = user_path(path, DataError)
     missing = [split for split in SPLITS if not (path / split).is_dir()]
     if missing:
         raise DataError(f"{path} has no folder {', '.join(missing)}: {', '.join(SPLITS)} are needed")
-    files = {split: folders.picture_files(path / split) for split in SPLITS}
-    for split, found in files.items():
-        if len(found) < FEWEST:
-            raise DataError(f"{path / split} has too few pictures, {len(found)}: {FEWEST} or more are needed")
-    return _read(path, files, size, root)
+    files, passed_over = folders.named_sets(path, SPLITS)
+    found = _read(path, files, size, root, passed_over=folders.told(path, passed_over))
+    # Between them there would be no gap that translations could close.
+    if {*map(checksum, found.test_a)} == {*map(checksum, found.test_b)}:
+        raise DataError(f"{path / 'testA'} and testB show the same: give pictures of two domains")
+    return found
 
 
 def _read(path: Path, files: dict[str, list[Path]], size: int, root: str | Path | None, **more) -> Domains:

@@ -83,9 +83,12 @@ def load_maps(run: Run) -> dict[str, dict]:
             points = defaultdict(list)
             for row in csv.DictReader(file):
                 points[row["map"], row["n_neighbors"]].append((float(row["x"]), float(row["y"])))
+        points.default_factory = None  # a map that is gone is a KeyError
+        if len({*map(len, points.values())}) != 1:
+            raise ValueError("umap.csv has lost rows")
         return {
             name: {int(n): {"xy": np.array(points[name, n]), **numbers} for n, numbers in by_n.items()}
             for name, by_n in run.metrics["umap"].items()
         }
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise RunError(f"{run.folder} holds no maps of the codebook ({error}): delete its metrics.json") from None

@@ -75,7 +75,7 @@ def evaluate_vqvae(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> dic
     """
     device = device_of(model)
     squares, vq, counts = 0.0, 0.0, torch.zeros(model.config.num_codes, dtype=torch.long)
-    for batch in pictures.split(batch_size):
+    for batch in metrics.in_parts(pictures, batch_size):
         x = model.to_network(batch.to(device))
         reconstruction, quantized = model(x)
         squares += float((reconstruction - x).square().sum(dtype=torch.float64))
@@ -92,10 +92,12 @@ def evaluate_vqvae(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> dic
     }
 
 
-def encode_pictures(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> Tensor:
-    """Codes, int32 (N, h, w), of uint8 pictures (N, 3, H, W)."""
-    device = device_of(model)
-    batches = (model.encode(model.to_network(batch.to(device))) for batch in pictures.split(batch_size))
+def encode_pictures(model: VQVAE, pictures: Tensor, mirrored: bool = False, batch_size: int = 500) -> Tensor:
+    """Codes, int32 (N, h, w), of uint8 pictures (N, 3, H, W), or of their mirror images."""
+    device, parts = device_of(model), metrics.in_parts(pictures, batch_size)
+    if mirrored:  # a few at a time, as a copy of all of them may not fit in memory
+        parts = (part.flip(-1) for part in parts)
+    batches = (model.encode(model.to_network(batch.to(device))) for batch in parts)
     return torch.cat([codes.to(torch.int32).cpu() for codes in batches])
 
 
@@ -112,7 +114,8 @@ def code_counts(codes: Tensor, num_codes: int) -> np.ndarray:
 
 def squared_error_by_picture(model: VQVAE, pictures: Tensor, batch_size: int = 500) -> Tensor:
     """MSE on the [0, 1] scale of each uint8 picture's reconstruction as bytes: float64 (N,)."""
-    differences = ((reconstruct(model, batch).double() - batch).div_(255) for batch in pictures.split(batch_size))
+    parts = metrics.in_parts(pictures, batch_size)
+    differences = ((reconstruct(model, batch).double() - batch).div_(255) for batch in parts)
     return torch.cat([difference.square().mean((1, 2, 3)) for difference in differences])
 
 

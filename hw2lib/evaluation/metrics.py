@@ -33,17 +33,27 @@ def perplexity_by_batch(codes: Tensor, num_codes: int, sizes: list[int]) -> dict
     return means
 
 
+def in_parts(pictures: Tensor, most: int = 500, side: int = 32) -> tuple[Tensor, ...]:
+    """Pictures (N, ..., H, W), `most` at a time, or fewer where they have more than side x side places: for memory."""
+    return pictures.split(max(1, min(most, most * side**2 // (pictures.shape[-2] * pictures.shape[-1]))))
+
+
 def mean_squared_error(pictures: Tensor, others: Tensor) -> float:
     """MSE on the [0, 1] scale of uint8 pictures (N, 3, H, W), summed exactly."""
-    total = sum(
-        int((a.int() - b.int()).square().sum()) for a, b in zip(pictures.split(1000), others.split(1000), strict=True)
-    )
-    return total / pictures.numel() / 255**2
+    errors = map(_squared_error, in_parts(pictures), in_parts(others))
+    return sum(errors) / pictures.numel() / 255**2
+
+
+def _squared_error(pictures: Tensor, others: Tensor) -> int:
+    return int((pictures.int() - others.int()).square().sum())
 
 
 def roughness(pictures: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring pixels, 0 to 255, of uint8 pictures (N, 3, H, W): float64 (N,)."""
-    values = pictures.int()
+    return torch.cat([_roughness(part.int()) for part in in_parts(pictures)])
+
+
+def _roughness(values: Tensor) -> Tensor:
     across = values.diff(dim=3).abs().double().mean((1, 2, 3))
     down = values.diff(dim=2).abs().double().mean((1, 2, 3))
     return (across + down) / 2
@@ -55,13 +65,18 @@ def simple_codecs(train: Tensor, test: Tensor) -> dict[str, float]:
     train, test: uint8 (N, 3, H, W). "mean_picture" knows nothing of the picture; "thumbnail_4" and "thumbnail_8" are
     its area averages of 4 x 4 and 8 x 8 pixels, enlarged bilinearly, at 24 bits a thumbnail pixel.
     """
-    mean = train.float().mean(0, keepdim=True).round().to(torch.uint8)  # (1, 3, H, W)
-    scores = {"mean_picture": mean_squared_error(test, mean.expand_as(test))}
+    mean = sum(part.sum(0, keepdim=True) for part in in_parts(train)) / len(train)  # (1, 3, H, W)
+    scores = {"mean_picture": mean_squared_error(test, mean.round().to(torch.uint8).expand_as(test))}
     for side in (4, 8):
-        small = F.adaptive_avg_pool2d(test.float(), side).round()  # (N, 3, side, side)
-        large = F.interpolate(small, test.shape[-2:], mode="bilinear", align_corners=False)
-        scores[f"thumbnail_{side}"] = mean_squared_error(test, large.round().to(torch.uint8))
+        errors = (_squared_error(part, _thumbnail(part, side)) for part in in_parts(test))
+        scores[f"thumbnail_{side}"] = sum(errors) / test.numel() / 255**2
     return scores
+
+
+def _thumbnail(pictures: Tensor, side: int) -> Tensor:
+    small = F.adaptive_avg_pool2d(pictures.float(), side).round()  # (N, 3, side, side)
+    large = F.interpolate(small, pictures.shape[-2:], mode="bilinear", align_corners=False)
+    return large.round().to(torch.uint8)
 
 
 # ---- codes under a prior
@@ -97,5 +112,7 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def correlation(one: Tensor, other: Tensor) -> float:
-    """Pearson's r, -1 to 1, of two series (N,)."""
+    """Pearson's r, -1 to 1, of two series (N,); 0 if one of them does not vary, as with pictures of one colour each."""
+    if not one.var() or not other.var():
+        return 0.0
     return float(np.corrcoef(one.numpy(), other.numpy())[0, 1])

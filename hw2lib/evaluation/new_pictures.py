@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hw2lib.data import CodeSets, Pictures, random_stream
+from hw2lib.evaluation import metrics
 from hw2lib.evaluation.codec import device_of
 from hw2lib.evaluation.judge import Judge
 from hw2lib.evaluation.scorecards import distance_card
@@ -19,8 +20,8 @@ from hw2lib.vqvae import VQVAE
 @torch.no_grad()
 def decode_pictures(model: VQVAE, codes: Tensor, batch_size: int = 500) -> Tensor:
     """uint8 pictures (N, 3, H, W) of code maps (N, h, w)."""
-    device = device_of(model)
-    return torch.cat([model.to_pictures(model.decode(part.to(device))).cpu() for part in codes.split(batch_size)])
+    device, parts = device_of(model), metrics.in_parts(codes, batch_size, side=8)
+    return torch.cat([model.to_pictures(model.decode(part.to(device))).cpu() for part in parts])
 
 
 def labels_for(prior: GatedPixelCNN, count: int, name: str | None) -> Tensor | None:
@@ -117,15 +118,18 @@ def nearest(pictures: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     queries = pictures.flatten(1).float() / 255
     best = torch.full((len(pictures),), math.inf)
     where = torch.zeros(len(pictures), dtype=torch.long)
-    for start in range(0, len(among), 5000):
-        part = among[start : start + 5000].flatten(1).float() / 255
+    start = 0
+    for part in metrics.in_parts(among, 5000):
+        part = part.flatten(1).float() / 255
         # But for the query's own square.
         squares = part.square().sum(1) - 2 * queries @ part.T
         least, place = squares.min(1)
         where = torch.where(least < best, place + start, where)
         best = torch.minimum(best, least)
-    apart = (pictures.double() - among[where].double()) / 255
-    return where, apart.square().mean((1, 2, 3)).sqrt()
+        start += len(part)
+    pairs = zip(metrics.in_parts(pictures), metrics.in_parts(among[where]), strict=True)
+    apart = [((one.double() - other.double()) / 255).square().mean((1, 2, 3)) for one, other in pairs]
+    return where, torch.cat(apart).sqrt()
 
 
 def neighbours(

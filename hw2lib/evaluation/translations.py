@@ -14,13 +14,20 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from hw2lib import Problem, in_one_line
 from hw2lib.cyclegan import CycleGAN
 from hw2lib.data import Domains
 from hw2lib.evaluation.judge import ZEBRA, Judge, kernel_distance, share
-from hw2lib.training import Run, weights, write_whole
+from hw2lib.training import Run, RunError, weights, write_whole
 
 # Test pictures of each domain that are kept after each epoch.
 STRIP = 4
+# How many times as long as the shorter side the longer one may be: memory grows with it.
+LONGEST = 16
+
+
+class ShapeError(Problem):
+    """A picture of a shape that cannot be translated."""
 
 
 def kinds(model: CycleGAN) -> tuple[str, ...]:
@@ -43,9 +50,13 @@ def translate(generator: nn.Module, pictures: Tensor, autocast=nullcontext, batc
 def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
     """A picture of any size as a generator takes it, uint8 (1, 3, H, W): the shorter side scaled to the model's size.
 
-    A ResNet generator keeps the shape but for up to three pixels; a U-Net is given a square from the middle.
+    A ResNet generator keeps the shape but for up to three pixels; a U-Net is given a square from the middle. Raises
+    ShapeError where the longer side is more than 16 times the shorter one.
     """
     size = model.config.size
+    if max(picture.size) > LONGEST * min(picture.size):
+        shape = "{} x {}".format(*picture.size)
+        raise ShapeError(f"{shape} pixels, longer than {LONGEST} times the shorter side: cut a part out of it")
     if model.config.generator == "unet":
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     else:
@@ -57,10 +68,11 @@ def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
 
 def save_picture(path: Path, picture: Tensor) -> None:
     """Write a uint8 picture (3, H, W), in the format that the path ends in. Raises RunError if it cannot be written."""
-    content = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(
-        content, Image.registered_extensions()[path.suffix], quality=95
-    )
+    content, kind = io.BytesIO(), Image.registered_extensions()[path.suffix.lower()]
+    try:
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, kind, quality=95)
+    except (OSError, ValueError) as error:  # no WebP has more than 16,383 pixels a side
+        raise ShapeError(f"{path} cannot be made ({kind}: {in_one_line(error)}): choose .png") from None
     write_whole(path, content.getvalue())
 
 
@@ -161,8 +173,13 @@ def save_strip(path: Path, pictures: Tensor) -> None:
 
 
 def load_strip(path: Path, size: int) -> Tensor:
-    """The pictures that save_strip kept, nearly, uint8 (rows, columns, 3, size, size)."""
-    sheet = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
+    """The pictures that save_strip kept, nearly, uint8 (rows, columns, 3, size, size). Raises RunError."""
+    try:
+        sheet = torch.from_numpy(np.array(Image.open(path).convert("RGB")))
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read ({in_one_line(error)}): delete {path.parents[1]} to train anew"
+        ) from None
     rows, columns = sheet.shape[0] // size, sheet.shape[1] // size
     return sheet.reshape(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3)
 

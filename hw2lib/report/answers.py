@@ -12,20 +12,23 @@ Prose with measured numbers: `%load_ext hw2lib.report.answers` gives a notebook 
     %%in_short run
     **CycleGAN**, {{ run.config.epochs }} epochs ...
 
-Between double braces stands Jinja over the names of the notebook; all else is Markdown as it is. What follows `answer` and
+Between double braces stands Jinja over the names of the notebook, and what it gives is shown as it is, whatever it holds;
+all else is Markdown. What follows `answer` and
 `in_short`, and the last column of the claims, are needs: names or expressions without spaces that must all be true, for
 else the sentence has not been measured here and is not made.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import jinja2
 
-from hw2lib import did_you_mean, in_one_line
+from hw2lib import did_you_mean, in_one_line, printable
 from hw2lib.report import ReportError, titles
+from hw2lib.report.markdown import code, escape
 from hw2lib.training.progress import duration
 
 NOT_MEASURED = "not measured here"
@@ -41,22 +44,33 @@ FILTERS = {
     "n": "{:,.0f}".format,
     "g": "{:g}".format,
     "g3": "{:.3g}".format,
+    "code": code,
     "duration": duration,
     "seeds": titles.seeds_in_words,
     "pace": titles.pace,
     "size": titles.size,
     "title": titles.title,
 }
-TEMPLATES = jinja2.Environment(undefined=jinja2.StrictUndefined)
+
+
+def _text(change: Callable[[str], str]) -> Callable:
+    return lambda value: change(value) if isinstance(value, str) else value
+
+
+TEMPLATES = jinja2.Environment(undefined=jinja2.StrictUndefined, finalize=_text(escape))
 TEMPLATES.filters |= FILTERS
+PLAIN = TEMPLATES.overlay(finalize=_text(printable))
 # What is needed may be missing; what is written may not.
 NEEDS = TEMPLATES.overlay(undefined=jinja2.ChainableUndefined)
 
 
-def render(text: str, names: Mapping) -> str:
-    """The text with every {{ }} filled in from `names`. Raises ReportError for a name that is not there."""
+def render(text: str, names: Mapping, plain: bool = False) -> str:
+    """The text with every {{ }} filled in from `names`, escaped unless the text is `plain` and no Markdown.
+
+    Raises ReportError for a name that is not there.
+    """
     try:
-        return TEMPLATES.from_string(text).render(names)
+        return (PLAIN if plain else TEMPLATES).from_string(text).render(names)
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise ReportError(f"{in_one_line(error)}, in {' '.join(text.split())[:80]!r}") from error
 
@@ -99,24 +113,32 @@ def claims(section: str, text: str, names: Mapping) -> list[dict[str, str]]:
 def cells(notebook: str | Path) -> Iterator[tuple[str, str, str]]:
     """(magic, its line, its text) of each of these cells in a notebook: ("answer", "ablations", "Without the ...")."""
     for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]:
-        first, _, text = "".join(cell["source"]).partition("\n")
-        magic, _, line = first.removeprefix("%%").partition(" ")
-        if cell["cell_type"] == "code" and first.startswith("%%") and magic in MAGICS:
-            yield magic, line.strip(), text
+        found = parts("".join(cell["source"]))
+        if cell["cell_type"] == "code" and found:
+            yield found
+
+
+def parts(source: str) -> tuple[str, str, str] | None:
+    """(magic, its line, its text) of a cell with one of the magics, None of any other."""
+    first, _, text = source.partition("\n")
+    magic, _, line = first.removeprefix("%%").partition(" ")
+    return (magic, line.strip(), text) if first.startswith("%%") and magic in MAGICS else None
+
+
+def run(magic: str, line: str, text: str, names: Mapping) -> None:
+    """Show what a cell with one of the magics says."""
+    from hw2lib.report import show  # which renders captions by this room
+
+    if magic == "answer":
+        show.text(answer(line, text, names))
+    elif magic == "claims":
+        for found in claims(line, text, names):
+            show.claim(**found)
+    elif met(line, names):
+        show.result(render(text, names))
 
 
 def load_ipython_extension(shell) -> None:
     """Register the three magics."""
-    from hw2lib.report import show  # which renders captions by this room
-
-    def show_in_short(line: str, text: str) -> None:
-        if met(line, shell.user_ns):
-            show.result(render(text, shell.user_ns))
-
-    def show_claims(line: str, text: str) -> None:
-        for found in claims(line, text, shell.user_ns):
-            show.claim(**found)
-
-    shell.register_magic_function(lambda line, text: show.text(answer(line, text, shell.user_ns)), "cell", "answer")
-    shell.register_magic_function(show_claims, "cell", "claims")
-    shell.register_magic_function(show_in_short, "cell", "in_short")
+    for magic in MAGICS:
+        shell.register_magic_function(partial(run, magic, names=shell.user_ns), "cell", magic)

@@ -8,6 +8,7 @@ Run the notebooks and build the report: papermill, then `hw2lib.report.document`
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import nbformat
 
-from hw2lib import ROOT, did_you_mean, in_one_line, parameters
+from hw2lib import ROOT, did_you_mean, files, in_one_line, parameters
 from hw2lib.report import ReportError, document
 
+ROOM_NEEDED = 60_000_000  # bytes; what the published report takes with its notebooks, and a little more
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
@@ -48,11 +50,11 @@ def execute(notebook: Path, output: Path, values: dict) -> Path:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    notebook, output = Path(notebook).resolve(), Path(output).resolve()
+    notebook, output = Path(notebook).resolve(), files.user_path(output, ReportError)
     check_parameters(notebook, values)
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _own_kernel():
+            output.parent.mkdir(parents=True, exist_ok=True)
             papermill.execute_notebook(
                 notebook, output, values, kernel_name="python3", cwd=notebook.parent,
                 progress_bar=False, coalesce_streams=True, stdout_file=sys.stdout, stderr_file=sys.stderr,
@@ -62,6 +64,9 @@ def execute(notebook: Path, output: Path, values: dict) -> Path:
         cells = document.numbered(nbformat.read(output, as_version=4), notebook.name)
         where = next((where for where, cell in cells if document.failed(cell)), notebook.name)
         raise ReportError(f"{where}: {reason} (see {output})") from error
+    except OSError as error:
+        with files.writing(error.filename or output, ReportError):
+            raise
     except DeadKernelError as error:
         cure = "perhaps it ran out of memory; run it again: training goes on from its last checkpoint"
         raise ReportError(f"{notebook.name}: the kernel was killed; {cure}") from error
@@ -80,19 +85,30 @@ def build(
     Run the notebooks with a preset and write the report into `out`; return the path of its report.md.
 
     `data` replaces the data root, `changes` any other parameter of the preset; what only some notebooks
-    have goes to those. All names are checked before the first notebook runs. Raises ReportError and ParameterError; the
-    documents of an earlier build then stay as they were.
+    have goes to those. All names, and whether `out` can be written, are checked before the first notebook runs. Raises
+    ReportError and ParameterError; the documents of an earlier build then stay as they were.
     """
     notebooks = [Path(notebook).resolve() for notebook in (NOTEBOOKS if notebooks is None else notebooks)]
     if not notebooks:
         raise ReportError(f"there are no notebooks in {ROOT / 'notebooks'}")
-    out, changes = Path(out).resolve(), dict(changes or {})
+    out, changes = files.user_path(out, ReportError), dict(changes or {})
     if data is not None:
-        changes["data_root"] = str(Path(data).expanduser().resolve())
+        changes["data_root"] = str(files.user_path(data, ReportError))
     settings = _settings(notebooks, preset, changes)
+    _look_into(out)
     executed = [execute(path, out / "notebooks" / path.name, settings[path]) for path in notebooks]
     document.assemble(executed, out, preset)
     return out / "report.md"
+
+
+def _look_into(out: Path) -> None:
+    """Remove what a kill left in the folder of the report. Raises ReportError if the report could not be written there."""
+    document.clear(out)
+    files.require_writable(out / "notebooks" / "report.ipynb", ReportError)
+    above = next(folder for folder in (out, *out.parents) if folder.exists())
+    if shutil.disk_usage(above).free < ROOM_NEEDED:
+        free = shutil.disk_usage(above).free / 1e6
+        raise ReportError(f"{free:.0f} MB are free for {out}, and a report takes {ROOM_NEEDED / 1e6:.0f}: {files.ROOM}")
 
 
 def _settings(notebooks: list[Path], preset: str, changes: dict) -> dict[Path, dict]:
@@ -115,26 +131,32 @@ def _own_kernel() -> Iterator[None]:
     In this block the kernel `python3` is this interpreter, even in a virtual environment that was not
     activated or when the user has another kernel of that name. In it, training prints one line an epoch.
     """
+    # It runs in the folder of the notebook, and paths are meant from this one.
+    folders = {
+        name: str(files.user_path(os.environ[name])) for name in ("HW2_RUNS", "HW2_DATA") if os.environ.get(name)
+    }
     # It warns of TCP at each start, of an interrupt at each end.
     quiet = "--IPKernelApp.log_level=CRITICAL"
     specification = {
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", quiet],
         "display_name": "Python 3",
         "language": "python",
-        "env": {"HW2_PROGRESS": "lines", "PYTHONPATH": _with_first(ROOT, "PYTHONPATH")},
+        "env": {"HW2_PROGRESS": "lines", "PYTHONPATH": _with_first(ROOT, "PYTHONPATH"), **folders},
     }
-    before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "kernels" / "python3" / "kernel.json"
         kernel.parent.mkdir(parents=True)
         kernel.write_text(json.dumps(specification), encoding="utf-8")
-        os.environ["JUPYTER_PATH"] = _with_first(folder, "JUPYTER_PATH")
+        # Its sockets are named in a file, for which the user of a container may have no home.
+        ours = {"JUPYTER_PATH": _with_first(folder, "JUPYTER_PATH"), "JUPYTER_RUNTIME_DIR": folder}
+        before = {name: os.environ.pop(name, None) for name in ours}
+        os.environ |= ours
         try:
             yield
         finally:
-            os.environ.pop("JUPYTER_PATH")
-            if before is not None:
-                os.environ["JUPYTER_PATH"] = before
+            for name in ours:
+                os.environ.pop(name)
+            os.environ |= {name: value for name, value in before.items() if value is not None}
 
 
 def _with_first(folder: str | Path, variable: str) -> str:

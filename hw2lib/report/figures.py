@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from hw2lib.report.style import OTHER, TEST, TRAIN, styled
+from hw2lib import printable
+from hw2lib.report.style import OTHER, TEST, TRAIN, fonts_for, styled
 from hw2lib.report.titles import SHORT_TITLES, title
 
 # Scores of the test set after each epoch.
@@ -163,8 +164,9 @@ def labelled_rows(rows: dict[str, Tensor]) -> Figure:
     figure, grid = plt.subplots(len(rows), 1, figsize=(7.0, 7.0 * height / width + 0.05), squeeze=False)
     for axes, label, sheet in zip(grid[:, 0], rows, sheets, strict=True):
         _show_sheet(axes, sheet)
-        words = SHORT_TITLES.get(label) or title(label)
-        axes.text(-0.006, 0.5, words, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7)
+        words = SHORT_TITLES.get(label) or (title(label) if label.isidentifier() else label)
+        text = axes.text(-0.006, 0.5, printable(words), transform=axes.transAxes, rotation=90, ha="right", va="center")
+        text.set(fontsize=7, fontfamily=fonts_for(printable(words)), parse_math=False)  # it may be anybody's name
     figure.subplots_adjust(hspace=0.03)
     return figure
 

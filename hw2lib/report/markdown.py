@@ -1,8 +1,9 @@
-"""Markdown as text: what is code in it and what is not, formulas that show everywhere, links to headings."""
+"""Markdown as text: what is code in it and what is not, words that are none, formulas that show everywhere, links."""
 
 import re
 from collections.abc import Callable
 
+from hw2lib import printable
 from hw2lib.report import ReportError
 
 # GitHub refuses \operatorname; \mathbbm and \mathds are not known everywhere; Typst loses \tag and \color,
@@ -13,6 +14,26 @@ CODE_SPAN = re.compile(r"(`[^`\n]+`)")
 DISPLAY_MATHS = re.compile(r"^([ \t]*)\$\$(.+?)\$\$[ \t]*$", re.DOTALL | re.MULTILINE)
 INLINE_MATHS = re.compile(r"(?<![\\$])\$(?=[^\s$`])((?:[^$\n]|\n(?!\n))+?)(?<=\S)\$(?![\d$])")
 MARKDOWN_IN_MATHS = re.compile(r"\\[^\w\s]|\*|\W_")  # \, loses its backslash, }_{ ... }_{ becomes emphasis
+
+# What begins something in Markdown. Formulas, tables and references are found by us, too, and not all by backslashes.
+MARKUP = re.compile(r"([\\$|{}])|([\[\]`*_<&:~#@])")
+
+
+class Markdown(str):
+    """Text that is Markdown already."""
+
+
+def escape(text: str) -> str:
+    """Markdown that shows the text as it is, on one line: names of folders, files and classes may hold anything."""
+    if isinstance(text, Markdown):
+        return text
+    return MARKUP.sub(lambda found: f"&#{ord(found[1])};" if found[1] else f"\\{found[2]}", printable(text))
+
+
+def code(text: str) -> Markdown:
+    """The text as a code span, or escaped where a code span could not hold it."""
+    text = printable(text)
+    return Markdown(escape(text) if re.search(r"[`|$]|\{fig:|^ | $|^$", text) else f"`{text}`")
 
 
 def check_maths(markdown: str, where: str) -> None:

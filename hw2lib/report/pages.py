@@ -6,6 +6,7 @@ Typst come as Python wheels, so there is no browser and no LaTeX to install.
 """
 
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -15,13 +16,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from hw2lib.report import ReportError, show
+from hw2lib.report.style import fonts_for
 
 LANGUAGE = "en-GB"
 HTML_STYLE = Path(__file__).with_name("report_style.css")
 TYPST_TEMPLATE = Path(__file__).with_name("report_template.typ")
 CSS_DOTS_PER_INCH = 96
-# GitHub's; a rule (---) at the top is not a metadata block.
-MARKDOWN = "gfm-yaml_metadata_block"
+# GitHub's; a rule (---) at the top is not a metadata block, and < no tag.
+MARKDOWN = "gfm-yaml_metadata_block-raw_html"
 CAPTION = re.compile(r"(Figure|Table) \d+\.")
 
 MATHML = "http://www.w3.org/1998/Math/MathML"
@@ -71,8 +73,8 @@ def write_pdf(document: dict, path: Path) -> None:
     source_file = path.with_suffix(".typ")
     source_file.write_text(source, encoding="utf-8")
     try:
-        # The fonts inside the wheel only: the pages look the same on every machine
-        typst.compile(source_file, output=path, root=path.parent, ignore_system_fonts=True)
+        # The fonts inside the wheel only, where they do: the pages look the same on every machine.
+        typst.compile(source_file, output=path, root=path.parent, ignore_system_fonts=len(fonts_for(source)) == 1)
     except typst.TypstError as error:
         raise ReportError(f"Typst cannot set {path.stem}: {str(error).splitlines()[0]}") from error
     source_file.unlink()
@@ -83,7 +85,9 @@ def _pandoc(text: str, *arguments: str, folder: Path | None = None) -> str:
     import pypandoc
 
     command = [pypandoc.get_pandoc_path(), "--fail-if-warnings", *arguments]
-    result = subprocess.run(command, input=text.encode(), capture_output=True, cwd=folder)
+    # In the locale C it cannot open a file whose path has other letters than ASCII.
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
+    result = subprocess.run(command, input=text.encode(), capture_output=True, cwd=folder, env=environment)
     if result.returncode != 0:
         reason = " ".join(result.stderr.decode(errors="replace").split())
         raise ReportError(f"pandoc cannot convert the report: {reason}")

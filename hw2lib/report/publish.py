@@ -5,18 +5,20 @@ A built report becomes the published one, and the published one a report that ca
     restore: results/ and weights/ -> run folders
 """
 
+import hashlib
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
-from hw2lib import ROOT
+from hw2lib import ROOT, files
 from hw2lib.report import ReportError, document
 from hw2lib.training.runs import Run, runs_folder
 
 # Runs whose network is published.
 WEIGHTS = ("cyclegan", "vqvae", "pixelcnn")
+# The checksums of all that is published: `sha256sum -c results/SHA256SUMS` in the repository, or `python -m hw2lib check`.
+SUMS = "results/SHA256SUMS"
 
 
 def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None = None) -> None:
@@ -32,14 +34,21 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
         raise ReportError(f"{build_folder} holds no report.md: build the report first")
     named = document.runs_of(build_folder / "notebooks")
     made = [_run_in(runs_folder(runs) / run["folder"]) for run in named if not run["published"]]
+    document.clear(root)
+    with files.writing(root, ReportError):
+        _replace(build_folder, named, made, root)
+
+
+def _replace(build_folder: Path, named: list[dict], made: list[Run], root: Path) -> None:
+    """Publish what is known to be there."""
     # Copied first: the move is quick.
-    with tempfile.TemporaryDirectory(dir=root, prefix=".report-") as new:
-        copied = shutil.copytree(build_folder / "figures", Path(new) / "figures")
+    with document.making_in(root) as new:
+        copied = shutil.copytree(build_folder / "figures", new / "figures")
         shutil.copy(build_folder / "report.md", new)
         document.replace_figures(copied, root / "figures")
-        os.replace(Path(new) / "report.md", root / "report.md")
+        os.replace(new / "report.md", root / "report.md")
     results, stay = root / "results", {run["name"] for run in named if run["published"]}
-    for folder in results.glob("*"):
+    for folder in results.glob("*/"):
         if folder.name not in stay:
             shutil.rmtree(folder)
     for run in made:
@@ -50,6 +59,27 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
         if run.name in WEIGHTS:
             (root / "weights").mkdir(exist_ok=True)
             shutil.copy(run.kept_weights, root / "weights" / f"{run.name}.safetensors")
+    results.mkdir(exist_ok=True)
+    (root / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums(root).items()), encoding="utf-8")
+
+
+def sums(root: Path = ROOT) -> dict[str, str]:
+    """Published file, by its path in the repository, -> its sha256."""
+    found = [
+        root / "report.md",
+        *(path for folder in ("figures", "results", "weights") for path in (root / folder).rglob("*")),
+    ]
+    names = {path.relative_to(root).as_posix(): path for path in sorted(found) if path.is_file()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items() if name != SUMS}
+
+
+def kept_sums(root: Path = ROOT) -> dict[str, str]:
+    """As `sums`, as they were when the report was published. Raises ReportError."""
+    try:
+        lines = (root / SUMS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise ReportError(f"{root / SUMS} is missing: get the whole repository") from None
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
@@ -60,6 +90,7 @@ def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
     numbers come back. Raises ReportError for weights that should be there and are not.
     """
     lines = []
+    document.clear(runs_folder(runs))
     for config in sorted((root / "results").glob("*/config.json")):
         name = config.parent.name
         published = root / "weights" / f"{name}.safetensors"
@@ -69,10 +100,9 @@ def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
         if run.folder.exists():
             lines.append(f"{run.folder} is there already; delete it to restore it")
             continue
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
         # There whole or not at all.
-        with tempfile.TemporaryDirectory(dir=run.folder.parent, prefix=f".{name}-") as new:
-            copied = shutil.copytree(config.parent, Path(new) / name)
+        with files.writing(run.folder, ReportError), document.making_in(run.folder.parent) as new:
+            copied = shutil.copytree(config.parent, new / name)
             if published.is_file():
                 shutil.copy(published, copied / run.weights.name)
             copied.rename(run.folder)

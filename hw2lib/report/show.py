@@ -11,12 +11,15 @@ answers do (hw2lib.report.answers).
 import base64
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
 
 from hw2lib import ROOT
 from hw2lib.report import ReportError, tables
@@ -29,18 +32,31 @@ FIGURE_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 # A cell that starts like a number, or is left out.
 NUMBER = re.compile(r"[-−+±<>≈]?\s?\d.*|[-–—]?")
 
+_elsewhere: tuple[list[NotebookNode], Mapping] | None = None
+
+
+@contextmanager
+def collected(names: Mapping) -> Iterator[list[NotebookNode]]:
+    """In this block what is shown becomes outputs in a list, outside of Jupyter; captions are filled in from `names`."""
+    global _elsewhere
+    before, _elsewhere = _elsewhere, ([], names)
+    try:
+        yield _elsewhere[0]
+    finally:
+        _elsewhere = before
+
 
 def figure(fig: Figure | Callable[[], Figure], name: str, caption: str, alt: str, of: Run | None = None) -> None:
     """
     Show a matplotlib figure, or what a function draws, with its caption, and close it.
 
     `name` becomes the file `figures/<name>.png` of the report: lower-case words joined by hyphens or
-    underscores. `caption` (Markdown) says what to see; `alt` says what is drawn, for those who cannot see it.
+    underscores. `caption` (Markdown) says what to see; `alt` (plain text) says what is drawn, for those who cannot see it.
     Of a published run that was only loaded, the published picture is shown and the function not called.
     Raises ValueError for a bad name, and for a caption or an alt text that is empty or says the same, and ReportError
     if there is no such picture.
     """
-    caption, alt = _words(caption), _words(alt)
+    caption, alt = _words(caption), _words(alt, plain=True)
     if not FIGURE_NAME.fullmatch(name):
         raise ValueError(f"figure name {name!r}: use lower-case words joined by hyphens or underscores")
     if not caption or not alt or caption == alt:
@@ -49,7 +65,7 @@ def figure(fig: Figure | Callable[[], Figure], name: str, caption: str, alt: str
     picture = _published(name) if loaded else _png(fig() if callable(fig) else fig)
     note = {"figure": name, "caption": caption, "alt": alt}
     data = {"image/png": base64.b64encode(picture).decode(), "text/plain": caption}
-    display(data, metadata={"hw2lib": note, "image/png": {"alt": alt}, "alt": alt}, raw=True)
+    _display(data, {"hw2lib": note, "image/png": {"alt": alt}, "alt": alt})
     _markdown(f"**Figure `{name}`.** {caption}", {"caption_of": name})
 
 
@@ -122,10 +138,10 @@ def _png(fig: Figure) -> bytes:
     return picture.getvalue()
 
 
-def _words(text: str) -> str:
+def _words(text: str, plain: bool = False) -> str:
     """A caption in one line, with what is measured filled in from the notebook's names."""
-    shell = get_ipython()
-    return _one_line(render(text, shell.user_ns) if shell else text)
+    names = _elsewhere[1] if _elsewhere else getattr(get_ipython(), "user_ns", None)
+    return _one_line(text if names is None else render(text, names, plain))
 
 
 def _one_line(words: str) -> str:
@@ -135,4 +151,11 @@ def _one_line(words: str) -> str:
 
 def _markdown(markdown: str, note: dict) -> None:
     """Show Markdown in the notebook, with a note for the report."""
-    display({"text/markdown": markdown, "text/plain": markdown}, metadata={"hw2lib": note}, raw=True)
+    _display({"text/markdown": markdown, "text/plain": markdown}, {"hw2lib": note})
+
+
+def _display(data: dict, metadata: dict) -> None:
+    if _elsewhere:
+        _elsewhere[0].append(new_output("display_data", data, metadata=metadata))
+    else:
+        display(data, metadata=metadata, raw=True)

@@ -1,6 +1,10 @@
 """The look of all figures. It holds while one is drawn or saved; importing this changes nothing."""
 
-from matplotlib import pyplot
+import sys
+import warnings
+from functools import cache
+
+from matplotlib import font_manager, pyplot
 
 STYLE = {
     "figure.dpi": 100,
@@ -25,3 +29,28 @@ LINES = (
     ("#8a5a9e", "v-"),
     ("#c77d26", "P--"),
 )
+
+
+def letters_of(font: str) -> set[str]:
+    """All characters that a font file has."""
+    return {chr(code) for code in font_manager.get_font(font).get_charmap()}
+
+
+@cache
+def fonts_for(text: str) -> tuple[str, ...]:
+    """Font families for text of any script: matplotlib's own, and of those on this machine the one that has most of the
+    characters that it lacks. Says so where some are lacking still: boxes then stand for them."""
+    own = "DejaVu Sans"
+    lacking, families = {char for char in text if not char.isspace()} - letters_of(font_manager.findfont(own)), [own]
+    if lacking:
+        fonts = font_manager.findSystemFonts()
+        best = max(fonts, key=lambda font: len(lacking & letters_of(font)), default=None)
+        if best and lacking & letters_of(best):
+            font_manager.fontManager.addfont(best)
+            families.append(font_manager.get_font(best).family_name)
+            lacking -= letters_of(best)
+    if lacking:
+        told = f"no font on this machine has {''.join(sorted(lacking))}: boxes stand for them in figures and report.pdf"
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # told here, once
+        print(f"{told}; install one that does, such as Noto Sans CJK (apt-get install fonts-noto-cjk)", file=sys.stderr)
+    return tuple(families)

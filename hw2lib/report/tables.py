@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hw2lib.evaluation.codec import CODEC_BITS
+from hw2lib.evaluation.metrics import psnr
+from hw2lib.report.markdown import escape
 from hw2lib.report.titles import Entry, plus_minus, size, title
 from hw2lib.studies.study import by_case
 from hw2lib.training.progress import duration
@@ -292,7 +294,7 @@ def codecs(reconstruction: dict) -> list[Row]:
             "bits a picture": f"{bits:,.0f}",
             "NMSE": f"{mse / variance:.4f}",
             "MSE": f"{mse:.5f}",
-            "PSNR, dB": f"{-10 * math.log10(mse):.2f}",
+            "PSNR, dB": f"{psnr(mse):.2f}",
         }
         for name, (bits, mse) in sorted(found.items(), key=lambda item: -item[1][1])
     ]
@@ -332,4 +334,7 @@ def provenance(run: Run) -> Row:
 
 def _data(pictures: dict) -> str:
     checksums = [f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"]
-    return ", ".join([f"{pictures['name']}, {pictures['train']:,} + {pictures['test']:,}", *checksums])
+    sizes = f"{pictures['train']:,} + {pictures['test']:,}"
+    passed = [f"{count:,} {escape(why)}" for why, count in pictures.get("passed_over", {}).items()]
+    passed_over = [f"files passed over: {', '.join(passed)}"] if passed else []
+    return ", ".join([escape(pictures["name"]), sizes, *checksums, *passed_over])

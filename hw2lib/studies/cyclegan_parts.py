@@ -43,11 +43,11 @@ class WithoutAdversary(CycleGAN):
 class RestingDiscriminators(CycleGAN):
     """Discriminators updated at the first of every three steps; their learning rate falls all the same."""
 
-    def _update(self, name: str, grads: Sequence[Tensor]) -> None:
+    def _update(self, name: str, grads: Sequence[Tensor], share: int) -> None:
         if name == "discriminators" and self.schedules[name].last_epoch % 3:
             self.schedules[name].step()
         else:
-            super()._update(name, grads)
+            super()._update(name, grads, share)
 
 
 def discriminator_step(model: CycleGAN, batch: tuple[Tensor, Tensor]) -> None:

@@ -104,7 +104,7 @@ def _measure_alone(measure: Callable[[Case], dict[str, float]], case: Case) -> d
 
 def _note_start(run: Run, kept: list[dict]) -> None:
     facts = surroundings()
-    if kept:
+    if kept and run.provenance:
         again = {"rows": len(kept), "at": now(), "commit": facts["commit"]}
         run.note(resumed=[*run.provenance.get("resumed", []), again])
     else:

@@ -167,10 +167,10 @@ class TravelGAN(Translator):
         with self.autocast():
             discriminator = self.d_b if self.config.adversarial else None
             fake, losses, total = translation_losses(self.config, real_a, self.g_ab, self.siamese, discriminator)
-        self._update("translation", torch.autograd.grad(total, self.parameters_of["translation"]))
+        self._update("translation", torch.autograd.grad(total, self.parameters_of["translation"]), len(real_a))
         if self.config.adversarial:
             its, grads = self._discrimination("b", real_b, self.pool_b(fake.float()))
-            self._update("discriminator", grads)
+            self._update("discriminator", grads, len(real_a))
             losses |= its
         return {name: loss.detach() for name, loss in losses.items()}
 

@@ -5,7 +5,7 @@ lightning_fabric, which takes seconds, is imported where a training begins.
 """
 
 from hw2lib.training import weights
-from hw2lib.training.devices import TrainingError, keep_freed_memory, machine
+from hw2lib.training.devices import TrainingError, keep_freed_memory, machine, require_devices
 from hw2lib.training.loop import Stopped, fit
 from hw2lib.training.progress import Progress, duration, somebody_watches
 from hw2lib.training.runs import Run, RunError, Table, now, runs_folder, surroundings, write_whole
@@ -24,6 +24,7 @@ __all__ = [
     "keep_freed_memory",
     "machine",
     "now",
+    "require_devices",
     "runs_folder",
     "somebody_watches",
     "surroundings",

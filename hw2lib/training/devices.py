@@ -4,11 +4,14 @@ import ctypes
 import logging
 import os
 import platform
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from hw2lib import Problem
+from hw2lib import Problem, in_one_line, processes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -21,7 +24,7 @@ class TrainingError(Problem):
 
 
 def machine(device: str = "auto", precision: str = "auto") -> "Fabric":
-    """Device, precision and processes, launched. Under torchrun all processes of the group take part.
+    """Device, precision and processes, launched. Under torchrun all processes of the group take part, on any machines.
 
     device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps". precision: "32", "bf16", or "auto", which is
     bf16 where the hardware computes in it. Raises TrainingError for anything else and for a device that is not there.
@@ -36,16 +39,76 @@ def machine(device: str = "auto", precision: str = "auto") -> "Fabric":
         precision = "bf16" if _computes_bf16(device) else "32"
     if precision not in PRECISIONS:
         raise TrainingError(f'no precision "{precision}": say auto, {" or ".join(PRECISIONS)}')
-    in_group = torch.distributed.is_torchelastic_launched()
-    processes = {"devices": "auto", "strategy": "ddp"} if in_group else {"devices": 1}
-    if in_group and device == "cpu":
-        processes["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
     from lightning_fabric import Fabric  # takes seconds: not before something is computed
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
+    group = {"devices": 1, "plugins": LightningEnvironment()}  # whatever a scheduler's variables say
+    if processes.launched():
+        here, all_of_them = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        require_devices(device, here)
+        group = {"devices": here, "num_nodes": all_of_them // here, "strategy": "ddp"}
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it says, the provenance says
-    fabric = Fabric(accelerator=device, precision=PRECISIONS[precision], **processes)
+    fabric = Fabric(accelerator=device, precision=PRECISIONS[precision], **group)
     fabric.launch()
     return fabric
+
+
+def require_devices(device: str, number: int) -> None:
+    """Raise TrainingError unless each of `number` processes on this machine can have a device, or a core, of its own."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    there = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count()}.get(device, 1)
+    if number > there:
+        raise TrainingError(f"{number} processes for {there} of {device} here: say devices={there} or fewer")
+
+
+def in_processes(number: int, device: str, arguments: list[str]) -> int:
+    """Run `python -m hw2lib` with these arguments in `number` processes on this machine; returns the exit code.
+
+    As torchrun does it, but for its traceback: what is wrong, the first process has said. Raises TrainingError if there are
+    not as many of `device`, and if a process was killed.
+    """
+    require_devices(device, number)
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
+    words = ["--standalone", "--nproc_per_node", str(number), "-m", "hw2lib", *arguments]
+    try:
+        torchrun.run(torchrun.parse_args(words))
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode < 0:
+            killed = f"process {rank} of {number} was killed by signal {-failure.exitcode}"
+            raise TrainingError(f"{killed}: the same command goes on from the last checkpoint") from None
+        return failure.exitcode
+    except SignalException as stopped:
+        return 128 + stopped.sigval
+    return 0
+
+
+@contextmanager
+def compiled(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """In this block the networks are compiled by torch.compile as they are called; after it they are as they were.
+
+    Raises TrainingError where nothing can be compiled.
+    """
+    networks = list(networks)
+    device = next(networks[0].parameters()).device
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(1, device=device))
+    except Exception as error:  # no compiler raises nearly anything
+        why = in_one_line(error)[:200]
+        raise TrainingError(f"nothing can be compiled here ({why}): leave out compiled, or install g++") from None
+    for network in networks:
+        network.compile()
+    try:
+        yield
+    finally:
+        for network in networks:
+            network._compiled_call_impl = None
 
 
 def precision_of(fabric: "Fabric") -> str:

@@ -16,17 +16,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from hw2lib.training import weights
+from hw2lib import Problem, processes
+from hw2lib.training import devices, weights
 from hw2lib.training.devices import TrainingError, device_name, keep_freed_memory, machine, precision_of
 from hw2lib.training.progress import Progress, duration
-from hw2lib.training.runs import Run, now, surroundings
+from hw2lib.training.runs import Run, RunError, now, surroundings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -43,10 +44,13 @@ def fit(
     shown: tuple[str, ...] | None = None,
     numbers_only: bool = False,
     data: dict | None = None,
+    noted: dict | None = None,
     device: str = "auto",
     precision: str = "auto",
     runs=None,
     checkpoint_minutes: float = 5.0,
+    compiled: bool = False,
+    start: Callable[[], None] | None = None,
 ) -> Run:
     """Train `model` for `epochs` epochs, or for `updates` steps, and return its run; `model` is then trained, in eval mode.
 
@@ -54,7 +58,10 @@ def fit(
     loaded, a half-done one goes on. `evaluate(folder, epoch)` is called in eval mode, without gradients, after each epoch
     (the first is 1); it returns its scores, and may leave files in the run's folder. `shown` names the losses and scores
     that are printed then; without it all are. With `numbers_only` a finished run is good enough whose network was not
-    kept: `model` then stays untrained, and only the run is of use.
+    kept: `model` then stays untrained, and only the run is of use. `noted` is kept in the provenance, and changes nothing.
+
+    With `compiled`, `model.networks` are compiled for the steps: other roundings, and faster where kernels are small. `start`,
+    if given, trains this very run in other processes; what they leave is loaded.
 
     Raises TrainingError (a loss that is not finite, another precision than the run began with), RunError (the folder)
     and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
@@ -65,34 +72,61 @@ def fit(
     epochs = epochs or -(-updates // len(batches))
     config = {"model": model.config.model_dump(mode="json"), "batches": batches.description, "data": data or {}}
     run = Run(name, config | {"steps": total}, runs)
-    if run.finished or (numbers_only and "ended" in run.provenance):
+    if (run.finished or (numbers_only and "ended" in run.provenance)) and _is_whole(run):
+        return _loaded(model, run, device, precision)
+    if start:
+        start()
         return _loaded(model, run, device, precision)
     fabric = _machine_for(run, device, precision)
-    with _first_process_only(fabric, run.begin()), _signals() as caught:
+    with _first_process_only(run.begin()), _signals() as caught, ExitStack() as stack:
+        if noted and fabric.is_global_zero:
+            run.note(**noted)
         model.setup(fabric, total)
+        if compiled:
+            stack.enter_context(devices.compiled(model.networks))
         session = _Session(model, run, fabric, caught, total, epochs, checkpoint_minutes)
         model.train()
         while session.step < total:
             epoch, skip = divmod(session.step, len(batches))
             for batch in batches(epoch, skip, fabric.device, fabric.global_rank, fabric.world_size):
-                _seed(model.config.seed, session.step, fabric.global_rank)
-                session.record(epoch, model.step(batch))  # the model owns its optimisers: a GAN has two
+                _seed(model.config.seed, session.step)
+                session.record(epoch, batch, model.step(batch))  # the model owns its optimisers: a GAN has two
                 if session.step in (total, (epoch + 1) * len(batches)):
                     break  # no checkpoint before the evaluation: a run killed between the two would lack its row
                 session.between_steps()
             session.rows.flush()
-            session.end_epoch(epoch, _evaluate(model, evaluate, run.folder, epoch + 1), shown)
+            session.end_epoch(epoch, _evaluate(model, evaluate, run.folder, epoch + 1, compiled), shown)
         session.finish()
-    fabric.barrier()
-    model.eval()
+        processes.told()  # the first has written all
+    # As a network lies in memory that was loaded: with another layout the last bits of all that follows would differ.
+    model.eval().to(memory_format=torch.contiguous_format)
     return run
 
 
 class Stopped(KeyboardInterrupt):
     """The user stopped the training; it is checkpointed and goes on when started again."""
 
+    def __init__(self, message: str, signal_number: int = signal.SIGINT):
+        super().__init__(message)
+        self.signal_number = signal_number
+
     def _render_traceback_(self) -> list[str]:
         return [f"Stopped: {self}"]
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether a finished run is as its training left it; False, aloud, if its network can be made again.
+
+    Raises RunError for other damage.
+    """
+    damaged = run.damaged()
+    if damaged == [run.weights.name] and run.has_checkpoint:
+        if not processes.rank():
+            print(f"{run.weights} has been changed: it is made again from the last checkpoint", flush=True)
+    elif damaged:
+        what = f"{', '.join(damaged)} in {run.folder} was changed or lost after the training ended"
+        raise RunError(f"{what}: put back what was there, or delete the folder to train anew")
+    return not damaged
 
 
 def _loaded(model, run: Run, device: str, precision: str) -> Run:
@@ -100,7 +134,8 @@ def _loaded(model, run: Run, device: str, precision: str) -> Run:
     if run.weights.exists():
         weights.load_into(model, run.weights)
         model.to(machine(device, precision).device).eval()
-    print(f"{run.name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
+    if not processes.rank():
+        print(f"{run.name}: finished on {run.provenance['ended']}, loaded from {run.folder.name}", flush=True)
     return run
 
 
@@ -127,8 +162,9 @@ class _Session:
         self.rows = _Recorder(run, fabric)
         self.began = self.saved = time.monotonic()
 
-    def record(self, epoch: int, losses: dict[str, torch.Tensor]) -> None:
-        self.rows.add(epoch, self.step, losses)
+    def record(self, epoch: int, batch, losses: dict[str, torch.Tensor]) -> None:
+        share = len(batch[0] if isinstance(batch, tuple) else batch)
+        self.rows.add(epoch, self.step, share, losses)
         self.step += 1
         self.progress.step()
 
@@ -151,6 +187,7 @@ class _Session:
         self.progress.close()
         if self.fabric.is_global_zero:
             weights.save(self.model, self.run.weights)
+            self.run.seal()
             self.run.note(ended=now(), seconds=round(self.seconds(), 1))
 
     def seconds(self) -> float:
@@ -163,13 +200,12 @@ class _Session:
             self.run.save_checkpoint(self.step, {"step": self.step, "seconds": self.seconds(), **_state(self.model)})
 
     def stop_if_asked(self) -> None:
-        stop = self.caught[0]
-        if self.fabric.world_size > 1:
-            stop = int(self.fabric.all_reduce(torch.tensor(stop), reduce_op="sum"))
+        stop = max(processes.of_all(self.caught[0]))
         if stop and self.step < self.total:
             self.checkpoint()
             self.progress.close()
-            raise Stopped(f"after step {self.step} of {self.total}; run the same again to go on from there")
+            where = f"after step {self.step} of {self.total}, with a checkpoint in {self.run.folder}"
+            raise Stopped(f"{where}: the same command goes on from there", stop)
 
 
 def _state(model) -> dict:
@@ -182,18 +218,19 @@ def _state(model) -> dict:
 
 def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
     """Bring model and tables to the last checkpoint; returns its step and the seconds trained so far, or 0, 0."""
-    state = run.load_checkpoint()
-    if state is not None:
+
+    def restore(state: dict) -> None:
         model.load_state_dict(state["model"])
         for key, optimizer in model.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][key])
         for key, schedule in model.schedules.items():
             schedule.load_state_dict(state["schedules"][key])
+
+    state = run.load_checkpoint(restore)
     step, seconds = (state["step"], state["seconds"]) if state else (0, 0.0)
     if fabric.is_global_zero:
-        run.steps.cut(step)
-        epochs = run.epochs.get("step", np.zeros(0))
-        run.evaluations.cut(int((epochs <= step).sum()))
+        for table in (run.steps, run.evaluations):
+            table.cut(state["tables"][table.path.name][0] if state else 0)
         facts = surroundings() | {
             "device": device_name(fabric.device),
             "processes": fabric.world_size,
@@ -211,19 +248,24 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
     return step, seconds
 
 
-def _seed(*numbers: int) -> None:
-    """Every step has its own chance, so that there is no random state to keep: the step's number is enough."""
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+def _seed(seed: int, step: int) -> None:
+    """Every step has its own chance, so that there is no random state to keep: the step's number is enough.
+
+    All processes have the same, and draw for the whole batch.
+    """
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, 0)).generate_state(1, np.uint64)[0] >> 1))
 
 
-def _evaluate(model, evaluate, folder: Path, epoch: int) -> dict[str, float]:
+def _evaluate(model, evaluate, folder: Path, epoch: int, compiled: bool) -> dict[str, float]:
     if evaluate is None:
         return {}
-    model.eval()
-    with torch.no_grad():
-        scores = evaluate(folder, epoch)
-    model.train()
-    return scores
+    scores = None
+    if not processes.rank():
+        model.eval()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            scores = evaluate(folder, epoch)
+        model.train()
+    return processes.told(scores)
 
 
 class _Recorder:
@@ -232,11 +274,12 @@ class _Recorder:
     def __init__(self, run: Run, fabric: "Fabric"):
         self.run, self.fabric = run, fabric
         self.every = 1 if fabric.device.type == "cpu" else 50
-        self.waiting: list[tuple[int, int, dict]] = []
+        self.waiting: list[tuple[int, int, int, dict]] = []
         self.epoch, self.sums, self.count = -1, None, 0
 
-    def add(self, epoch: int, step: int, losses: dict[str, torch.Tensor]) -> None:
-        self.waiting.append((epoch, step, losses))
+    def add(self, epoch: int, step: int, share: int, losses: dict[str, torch.Tensor]) -> None:
+        """Losses that are means over this process's `share` of a batch."""
+        self.waiting.append((epoch, step, share, losses))
 
     def full(self) -> bool:
         return len(self.waiting) >= self.every
@@ -245,12 +288,13 @@ class _Recorder:
         """Write the waiting rows. Raises TrainingError at the first number that is not finite."""
         if not self.waiting:
             return
-        names = list(self.waiting[0][2])
+        names = list(self.waiting[0][-1])
         values = torch.stack([torch.stack([row[name].float() for name in names]) for *_, row in self.waiting])
         if self.fabric.world_size > 1:
-            values = self.fabric.all_reduce(values, reduce_op="mean")
+            shares = torch.tensor([share for *_, share, _ in self.waiting], device=values.device)[:, None]
+            values = processes.summed(values * shares) / processes.summed(shares)
         rows = []
-        for (epoch, step, _), numbers in zip(self.waiting, values.tolist(), strict=True):
+        for (epoch, step, *_), numbers in zip(self.waiting, values.tolist(), strict=True):
             row = dict(zip(names, numbers, strict=True))
             bad = next((name for name in names if not np.isfinite(row[name])), None)
             if bad:
@@ -273,28 +317,35 @@ class _Recorder:
 
 
 @contextmanager
-def _first_process_only(fabric: "Fabric", context):
-    """Enter the context in the first process; the others wait until it has."""
-    if not fabric.is_global_zero:
-        fabric.barrier()
-        yield
-        return
-    with context:
-        fabric.barrier()
+def _first_process_only(context):
+    """Enter the context in the first process; the others wait until it has, and fail with it."""
+    with ExitStack() as stack:
+        problem = None
+        if not processes.rank():
+            try:
+                stack.enter_context(context)
+            except Problem as error:
+                problem = error
+        if problem := processes.told(problem):
+            raise problem
         yield
 
 
 @contextmanager
 def _signals():
-    """SIGINT and SIGTERM become a mark, [0] -> [1], that the loop looks at between steps; a second one acts at once."""
+    """SIGINT and SIGTERM become a mark, [0] -> [number], that the loop looks at between steps; a second one acts at once.
+
+    Not in a group: torchrun passes on a signal that its processes may have had from the terminal, too.
+    """
     caught = [0]
     if threading.current_thread() is not threading.main_thread():
         yield caught  # Python delivers signals to the main thread only
         return
 
     def mark(number, frame):
-        caught[0] = 1
-        signal.signal(number, before[number])
+        caught[0] = number
+        if processes.count() == 1:
+            signal.signal(number, before[number])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:

@@ -4,15 +4,17 @@
         config.json           what was asked for; another config is another folder
         history.csv           a row each step: losses as the training saw them
         epochs.csv            a row each epoch: the evaluation on the test pictures
-        checkpoint/           the last two checkpoints
+        checkpoint/           the last two checkpoints, each with a checksum of the tables as they then were
         weights.safetensors   the trained network, once finished
         metrics.json          numbers measured afterwards, by whoever measured them
+        SHA256SUMS            of what the training left, once finished; `sha256sum -c` reads it, too
         translations/         CycleGAN: test pictures translated after each epoch
         codes.npz             VQ-VAE: the codes of all pictures, for its prior
         published.safetensors the network in the form that is published, if that is another
         provenance.json       commit, versions, machine, precision, seed, data, times
 
-Files appear whole or not at all, and a table is never shorter than the newest checkpoint says.
+Files appear whole or not at all. What was lost or changed afterwards is noticed: in a checkpoint by its own checksums, in
+a table by those in the checkpoint, in a finished run by SHA256SUMS.
 """
 
 import csv
@@ -23,6 +25,7 @@ import json
 import os
 import platform
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,9 +35,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hw2lib import ROOT, Problem, did_you_mean, files, in_one_line
+from hw2lib import ROOT, Problem, did_you_mean, files, in_one_line, processes
 
 CHECKPOINTS_KEPT = 2
+SUMS = "SHA256SUMS"
+# What does not change once a training is finished: others add to metrics and provenance.
+SUMMED = ("config.json", "epochs.csv", "history.csv", "*.safetensors", "translations/*.webp")
 
 
 class RunError(Problem):
@@ -65,24 +71,30 @@ class Table:
             writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
-        try:
-            with self.path.open("a", newline="") as file:
-                file.write(text.getvalue())
-        except OSError as error:
-            raise RunError(f"cannot write {self.path} ({error.strerror}): make room, then run again") from None
+        with files.writing(self.path, RunError), self.path.open("a", newline="") as file:
+            file.write(text.getvalue())
 
-    def sync(self) -> None:
-        """Wait until all rows are on the disk: a checkpoint must never be newer than its tables."""
+    def mark(self) -> tuple[int, str]:
+        """Length in bytes and checksum, of rows that are on the disk: a checkpoint must never be newer than its tables."""
+        if not self.path.exists():
+            return 0, _checksum(b"")
+        with files.writing(self.path, RunError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            content = file.read()
+        return len(content), _checksum(content)
+
+    def cut(self, length: int) -> None:
+        """Keep the first `length` bytes; takes no room on a full disk."""
         if self.path.exists():
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
+            with files.writing(self.path, RunError):
+                os.truncate(self.path, length)
 
-    def cut(self, rows: int) -> None:
-        """Keep the first `rows` rows. Raises RunError if there are fewer."""
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        if len(lines) - 1 < rows and rows:
-            raise RunError(f"{self.path} has lost rows: delete {self.path.parent} and train again")
-        write_whole(self.path, b"".join(lines[: rows + 1] if rows else []))
+    def require(self, mark: tuple[int, str]) -> None:
+        """Raise RunError unless the table begins as it was when it was marked."""
+        length, checksum = mark
+        content = self.path.read_bytes()[:length] if self.path.exists() else b""
+        if _checksum(content) != checksum:
+            raise RunError(f"{self.path.name} has {'lost rows' if len(content) < length else 'been changed'} since")
 
     def read(self) -> dict[str, np.ndarray]:
         """The columns, float64 each; {} while there is no row. Raises RunError if the file is damaged."""
@@ -92,7 +104,7 @@ class Table:
             with self.path.open(newline="") as file:
                 header, *rows = list(csv.reader(file)) or [[]]
             values = np.array(rows, dtype=float).reshape(len(rows), len(header))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise RunError(f"{self.path} cannot be read ({in_one_line(error)}): delete {self.path.parent}") from None
         return {name: values[:, column] for column, name in enumerate(header)}
 
@@ -103,7 +115,7 @@ class Run:
     is_published = False
 
     def __init__(self, name: str, config: dict, runs: str | Path | None = None):
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+        digest = _checksum(json.dumps(config, sort_keys=True).encode())[:8]
         self.name, self.config = name, config
         self.folder_name = f"{name}-{digest}"
         self._look_into(runs_folder(runs) / self.folder_name)
@@ -180,15 +192,18 @@ class Run:
     def stamp(self, version: int | list = 1) -> dict:
         """What `measured` keeps beside its numbers: their version and a checksum of the weights, "" without any."""
         path = self.kept_weights
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
+        digest = _checksum(path.read_bytes())[:16] if path.exists() else ""
         return {"version": version, "weights": digest}
 
     def _read(self, name: str) -> dict:
         path = self.folder / name
         try:
-            return json.loads(path.read_text()) if path.exists() else {}
-        except (OSError, ValueError) as error:
+            values = json.loads(path.read_text()) if path.exists() else {}
+            if not isinstance(values, dict):
+                raise ValueError("it holds no names")
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read ({error}): delete it or the whole folder") from None
+        return values
 
     def _write(self, name: str, values: dict) -> None:
         write_whole(self.folder / name, (json.dumps(values, indent=2) + "\n").encode())
@@ -213,26 +228,63 @@ class Run:
         """Add to the provenance."""
         self._write("provenance.json", self.provenance | facts)
 
+    def seal(self) -> None:
+        """Write SHA256SUMS, when all that the training leaves is there; of the same files where it is written again."""
+        left = self._sums() or {
+            str(path.relative_to(self.folder)) for pattern in SUMMED for path in self.folder.glob(pattern)
+        }
+        sums = [f"{self._sum(name)}  {name}\n" for name in sorted(left)]
+        write_whole(self.folder / SUMS, "".join(sums).encode())
+
+    def damaged(self) -> list[str]:
+        """Names of files that are not as `seal` found them. A network that is gone is not counted: numbers need none."""
+        if not (self.folder / SUMS).exists():  # a restored run
+            return []
+        names = [name or SUMS for name, known in self._sums().items() if self._sum(name) != known]
+        return [name for name in names if name != self.weights.name or self.weights.exists()]
+
+    def _sums(self) -> dict[str, str]:
+        path = self.folder / SUMS
+        lines = path.read_text(errors="replace").splitlines() or [""] if path.exists() else []
+        return {name: known for known, _, name in (line.partition("  ") for line in lines)}
+
+    def _sum(self, name: str) -> str | None:
+        path = self.folder / name
+        return _checksum(path.read_bytes()) if path.is_file() else None
+
     def save_checkpoint(self, step: int, state: dict) -> None:
         """Write a checkpoint after `step` steps and drop all but the last two."""
-        self.steps.sync()
-        self.evaluations.sync()
+        tables = {table.path.name: table.mark() for table in (self.steps, self.evaluations)}
         content = io.BytesIO()
-        torch.save(state, content)
+        torch.save(state | {"tables": tables}, content)
         write_whole(self.folder / "checkpoint" / f"step-{step:08d}.pt", content.getvalue())
         for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
             old.unlink()
 
-    def load_checkpoint(self) -> dict | None:
-        """The newest checkpoint that can be read, or None; says so when it is not the newest one there."""
-        checkpoints = self._checkpoints()
+    def load_checkpoint(self, restore: Callable[[dict], None]) -> dict | None:
+        """The newest checkpoint that is whole, fits the tables and is taken by `restore`, or None if there are none.
+
+        Says what is wrong with newer ones. Raises RunError if none of those that are there can be used.
+        """
+        checkpoints, why = self._checkpoints(), []
         for path in reversed(checkpoints):
             try:
-                return torch.load(path, map_location="cpu", weights_only=True)  # runs no code
+                with zipfile.ZipFile(path) as file:  # torch writes checksums and does not look at them
+                    if file.testzip():
+                        raise ValueError("it has been changed")
+                state = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
+                for table in (self.steps, self.evaluations):
+                    table.require(state["tables"][table.path.name])
+                restore(state)
+                return state
             except Exception as error:  # a damaged file can raise nearly anything
-                print(f"{path} cannot be read ({in_one_line(error)}): trying the one before", flush=True)
+                why.append(f"{type(error).__name__}: {in_one_line(error)}"[:300])
+                if not processes.rank():
+                    print(f"{path} cannot be used ({why[-1]}): trying the one before", flush=True)
         if checkpoints:
-            raise RunError(f"no checkpoint in {checkpoints[0].parent} can be read: delete {self.folder} to train anew")
+            raise RunError(
+                f"no checkpoint in {checkpoints[0].parent} can be used ({why[0]}): delete {self.folder} to train anew"
+            )
         return None
 
     def _checkpoints(self) -> list[Path]:
@@ -269,6 +321,10 @@ class PublishedRun(Run):
 
     def _write(self, name: str, values: dict) -> None:
         raise RunError(f"{self.folder} is published and stays as it is: nothing is trained or measured there")
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def now() -> str:

@@ -1,7 +1,6 @@
 """Weights on disk: safetensors, which runs no code on load, with the model's config in the metadata."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,34 +8,31 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 
-from hw2lib import Problem, in_one_line
+from hw2lib import Problem, files, in_one_line
 
 KEY = "hw2lib"
 
 
 class WeightsError(Problem):
-    """A weights file that is missing, damaged, or made for another model."""
+    """A weights file that is missing, damaged, made for another model, or cannot be written."""
 
 
 def save(model, path: str | Path, without: tuple[str, ...] = (), dtype: torch.dtype | None = None) -> None:
-    """Write model.state_dict() and model.config; the file appears whole or not at all.
+    """Write model.state_dict() and model.config; the file appears whole or not at all. Raises WeightsError.
 
     Tensors whose names begin with one of `without` are left out; `load` accepts that of `model.optional_weights` only.
     `dtype`, if given, is the type in the file, such as torch.float16; a network that is loaded has its own again.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     tensors = {
         name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
         if not name.startswith(without)
     }
     about = {"model": type(model).__name__, "config": model.config.model_dump(mode="json")}
-    save_file(tensors, part, metadata={KEY: json.dumps(about)})  # one key: safetensors keeps no order of several
-    os.replace(part, path)
+    content = safetensors.save(tensors, {KEY: json.dumps(about)})  # one key: safetensors keeps no order of several
+    files.write_whole(Path(path), content, WeightsError)
 
 
 def load(path: str | Path, model_class: type, config_class: type[BaseModel]):
@@ -60,6 +56,9 @@ def _fill(model, file) -> None:
     missing = [key for key in missing if not key.startswith(getattr(model, "optional_weights", ()))]
     if missing or unknown:
         raise ValueError(f"tensors missing: {missing[:3]}, tensors unknown: {unknown[:3]}")
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{key} is not finite")
 
 
 @contextmanager
@@ -69,10 +68,14 @@ def _open(path: str | Path, model_class: type) -> Iterator[tuple]:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(KEY, "{}"))
-            if about.get("model") != name:
-                raise WeightsError(f"{path} holds {about.get('model', 'an unknown model')}, not {name}")
-            yield file, about["config"]
+            model, config = (about.get(key) if isinstance(about, dict) else None for key in ("model", "config"))
+            if model != name:
+                raise WeightsError(f"{path} holds {model or 'an unknown model'}, not {name}: give another file")
+            if not isinstance(config, dict):
+                raise ValueError("it holds no config")
+            yield file, config
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing: {name}.load needs a weights file, such as a run leaves") from None
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path} is no readable weights file of {name}: {in_one_line(error)}") from None
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        reason = f"{in_one_line(error)}; give one as a run leaves it"
+        raise WeightsError(f"{path} is no readable weights file of {name}: {reason}") from None

@@ -12,6 +12,7 @@ from hw2lib.data import DataError, folders
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
     """No test reads or writes the data sets and caches of whoever runs it."""
+    (tmp_path / "root").mkdir()
     monkeypatch.setenv("HW2_DATA", str(tmp_path / "root"))
     monkeypatch.setenv("HW2_PROGRESS", "lines")
     monkeypatch.setenv("no_proxy", "*")

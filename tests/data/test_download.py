@@ -1,13 +1,17 @@
 """Claims about downloads: resumed, checked, and unpacked whole or not at all."""
 
+import fcntl
 import hashlib
 import io
+import itertools
 import os
+import shutil
 import socket
 import stat
 import tarfile
 import tempfile
 import threading
+import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hw2lib.data import download
 from hw2lib.data.download import Archive, DataError, fetch, fetch_folder, unpack
 
 BODY = np.random.default_rng(0).bytes(100_000)
@@ -65,12 +70,25 @@ def server():
         thread.join()
 
 
-def test_a_download_is_told_in_lines(server, root, capsys):
-    """What is missing is downloaded, told of in lines if not on a terminal, and leaves nothing else."""
-    assert fetch(server.archive(), root).read_bytes() == BODY
+def test_a_download_is_announced(server, root, capsys, monkeypatch):
+    """What is missing is announced with its size and place before the first request, and leaves nothing else."""
+    ask = Answer.do_GET
+    monkeypatch.setattr(Answer, "do_GET", lambda self: said.append(capsys.readouterr().err) or ask(self))
+    said, archive = [], server.archive()
+    assert fetch(archive, root).read_bytes() == BODY
     assert server.asked == [None]
-    assert [path.name for path in root.iterdir()] == [NAME]
-    assert f"{NAME}: 0.1 of 0.1 MB" in capsys.readouterr().err
+    assert said == [f"downloading {archive.url}, 0.1 MB, into {root}\n"]
+    assert [path.name for path in root.iterdir()] == [f"{NAME}.part"]
+
+
+def test_a_long_job_says_what_is_left(monkeypatch, capsys):
+    """A log gets no line in the first five seconds, then one, then one for each tenth, with the time that is left."""
+    clock = itertools.count()
+    monkeypatch.setattr(download.time, "monotonic", lambda: next(clock))
+    assert len(list(download.shown(["x"] * 30, "reading x", 40, 10, " pictures"))) == 30
+    lines = capsys.readouterr().err.splitlines()
+    # A second each, and the last tenth is not worth a line.
+    assert lines[0] == "reading x: 40% of 40.0 pictures, about 24 s left" and len(lines) == 6
 
 
 def test_a_download_cut_off_is_carried_on_with(server, root, refused):
@@ -86,7 +104,6 @@ def test_a_download_cut_off_is_carried_on_with(server, root, refused):
 def test_a_server_without_ranges_restarts(server, root):
     """Where the server sends the whole file in spite of the range, the part there is not added to."""
     server.ranges = False
-    root.mkdir()
     (root / f"{NAME}.part").write_bytes(b"x" * 1000)
     assert fetch(server.archive(), root).read_bytes() == BODY
     assert server.asked == ["bytes=1000-"]
@@ -95,28 +112,48 @@ def test_a_server_without_ranges_restarts(server, root):
 @pytest.mark.parametrize("name", [NAME, f"{NAME}.part"])
 def test_a_complete_file_needs_no_request(server, root, name):
     """A file put there by hand, as the messages advise, or a part whose run was killed before the renaming, is used."""
-    root.mkdir()
     (root / name).write_bytes(BODY)
     assert fetch(server.archive(), root).read_bytes() == BODY
     assert server.asked == []
 
 
-@pytest.mark.parametrize(("name", "body"), [(f"{NAME}.part", BODY), (NAME, b"x" * len(BODY)), (NAME, BODY[:-1])])
-def test_another_file_is_deleted(server, root, refused, name, body):
-    """A file of the right length and the wrong bytes, or one put there by hand that is short, is deleted and named."""
-    archive = server.archive("0" * 32 if body == BODY else None)
-    root.mkdir()
-    (root / name).write_bytes(body)
-    message = refused(fetch, archive, root)
-    assert f"{root / name} is not the published {NAME} (" in message
-    assert (f"expected md5 {archive.digest}" if len(body) == len(BODY) else "99,999 bytes, expected 100,000") in message
+def test_a_download_of_other_bytes_is_deleted(server, root, refused):
+    """A download of the right length and the wrong bytes cannot become the right file: it is named and deleted."""
+    (root / f"{NAME}.part").write_bytes(BODY)
+    message = refused(fetch, server.archive("0" * 32), root)
+    assert f"{root / NAME}.part is not the published {NAME} (md5" in message
+    assert "and was deleted: run again" in message
     assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("body", [b"x" * len(BODY), BODY[:-1]])
+def test_another_file_of_the_users_is_left_alone(server, root, refused, body):
+    """A file that somebody put there, of other bytes or short, is named with both sums and stays as it is."""
+    archive = server.archive()
+    (root / NAME).write_bytes(body)
+    message = refused(fetch_folder, archive, root / "set", COUNTS)
+    assert f"{root / NAME} is not the published {NAME} (" in message and message.count("expected ") == 1
+    assert "move it away, then run again to download it" in message
+    assert (root / NAME).read_bytes() == body and server.asked == []
+
+
+def test_of_two_processes_one_waits(server, root, capsys):
+    """While another process fetches the folder this one waits, says so, and takes what the other has made."""
+    other = os.open(root, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    waiting = threading.Thread(target=fetch_folder, args=(server.archive(), root / "set", COUNTS))
+    waiting.start()
+    while waiting.is_alive() and "waiting for another process" not in (said := capsys.readouterr().err):
+        time.sleep(0.001)
+    (root / "set").mkdir()
+    os.close(other)
+    waiting.join()
+    assert f"that is filling {root}\n" in said and server.asked == []
 
 
 def test_a_wrong_length_offered_leaves_the_part_alone(server, root, refused):
     """An answer of another length, such as a log-in page, is refused before it spoils what has come."""
     archive, page = server.archive(), b"<html>log in</html>"
-    root.mkdir()
     (root / f"{NAME}.part").write_bytes(BODY[:30_000])
     server.body, server.ranges = page, False
     assert "offers 19 bytes where 100,000 are expected" in refused(fetch, archive, root)
@@ -147,9 +184,8 @@ full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /de
 @full_disk
 def test_a_disk_full_of_the_download_is_named(server, root, refused):
     """A full disk during the download is one line that says so, and is not taken for the network's fault."""
-    root.mkdir()
     (root / f"{NAME}.part").symlink_to("/dev/full")
-    assert f"cannot write {root / NAME}.part: the disk is full" in refused(fetch, server.archive(), root)
+    assert f"cannot write {root / NAME}.part (the disk is full)" in refused(fetch, server.archive(), root)
 
 
 # ---- archives
@@ -201,10 +237,14 @@ def unpacked(path: Path, body: bytes) -> dict[str, bytes]:
 
 @each_kind
 def test_a_folder_is_fetched_and_tidied_up_after(server, root, name):
-    """Of a published archive the expected files are left, and nothing else."""
+    """Of a published archive the expected files are left, and nothing else, unless somebody put it there."""
     server.body = PACK[name](FILES.items())
     fetch_folder(server.archive(name=name), root / "set", COUNTS)
     assert {file.relative_to(root).as_posix() for file in root.rglob("*.*")} == set(PICTURES)
+    shutil.rmtree(root / "set")
+    (root / name).write_bytes(server.body)
+    fetch_folder(server.archive(name=name), root / "set", COUNTS)
+    assert (root / name).read_bytes() == server.body and len(server.asked) == 1
 
 
 @each_kind
@@ -313,7 +353,6 @@ def test_any_damage_leaves_a_whole_folder_or_none(name, data):
 @each_kind
 def test_a_file_in_the_place_of_the_folder_is_told(root, refused, name):
     """A file where the folder has to be is neither overwritten nor taken for the archive's fault."""
-    root.mkdir()
     (root / "set").write_text("mine")
     assert "move it away, then run again" in refused(unpacked, root / name, PACK[name](FILES.items()))
     assert (root / "set").read_text() == "mine"
@@ -323,9 +362,9 @@ def test_a_file_in_the_place_of_the_folder_is_told(root, refused, name):
 @each_kind
 def test_a_disk_full_of_unpacking_is_named(root, refused, name):
     """A disk that is full during the unpacking is one line that says so; the archive alone is kept."""
-    building = root / f".set.{os.getpid()}" / "a"
+    building = root / ".set.part" / "a"
     building.mkdir(parents=True)
     (building / "1.jpg").symlink_to("/dev/full")
     message = refused(unpacked, root / name, PACK[name](FILES.items()))
-    assert f"the disk is full; {root / name} is kept" in message
+    assert "(the disk is full)" in message and message.endswith(f"{root / name} is kept")
     assert [path.name for path in root.iterdir()] == [name]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hw2lib import ROOT
-from hw2lib.data import Pictures, cifar10, load, pictures, root_folder, toy_pictures
+from hw2lib.data import Pictures, cifar10, domains, load, pictures, root_folder, toy_pictures
 
 BATCHES = "cifar-10-batches-bin"
 REAL = os.environ.get("HW2_DATA", "")
@@ -26,7 +26,7 @@ def published(root, monkeypatch):
     rng = np.random.default_rng(0)
     records = {name: rng.integers(0, 256, (4, 3073), dtype=np.uint8) for name in pictures.CIFAR10_FILES}
     folder = root / BATCHES
-    folder.mkdir(parents=True)
+    folder.mkdir()
     for name, rows in records.items():
         rows[:, 0] %= 10
         rows.tofile(folder / name)
@@ -95,13 +95,31 @@ def test_real_cifar10_has_its_known_statistics():
 # ---- which pictures
 
 
-def test_root_folder_prefers_argument_then_environment_then_repository(monkeypatch):
+def test_root_folder_prefers_argument_then_environment_then_repository(monkeypatch, tmp_path):
     """The root folder is the argument unless it is empty, then $HW2_DATA, then `data` beside hw2lib."""
-    monkeypatch.setenv("HW2_DATA", "/somewhere")
-    assert root_folder("/given") == Path("/given")
-    assert root_folder("") == root_folder(None) == Path("/somewhere")
+    monkeypatch.setenv("HW2_DATA", "/tmp")
+    assert root_folder(tmp_path) == tmp_path
+    assert root_folder("") == root_folder(None) == Path("/tmp")
     monkeypatch.setenv("HW2_DATA", "")
     assert root_folder() == ROOT / "data"
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "an album"])
+def test_a_root_that_is_not_there_is_refused(tmp_path, album, monkeypatch, refused, dataset):
+    """A folder for data sets that was named and is missing is taken for a slip: nothing is made there or fetched."""
+    monkeypatch.chdir(album(tmp_path / "an album", 6).parent)
+    says = f"no folder {tmp_path / 'dta'} for the data sets: make it, or correct its name"
+    assert refused(load, dataset, 32, "dta") == says
+    monkeypatch.setenv("HW2_DATA", str(tmp_path / "dta"))
+    assert refused(load, dataset) == says
+    assert not (tmp_path / "dta").exists()
+
+
+@pytest.mark.parametrize("dataset", ["x" * 5000, "~nobody-at-all/x", "zero\0byte"])
+def test_a_name_that_no_system_can_have_is_one_short_line(refused, dataset):
+    """A name of 5,000 letters, of nobody's home or with a zero byte is refused as all others are."""
+    for call in (load, domains):
+        assert len(refused(call, dataset, 32)) < 200
 
 
 @pytest.mark.parametrize(

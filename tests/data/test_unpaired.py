@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 import socket
 from collections import Counter
 from pathlib import Path
@@ -33,7 +34,7 @@ def test_sizes_that_cannot_be_are_refused(refused, root, size):
     """A size that is no whole number, below 32 or not divisible by 4 is named, before anything is downloaded."""
     says = f"size {size!r}: give a whole number of pixels, 32 or more and divisible by 4"
     assert refused(load, "toy", size) == refused(load, "horse2zebra", size) == says
-    assert not root.exists()
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -172,8 +173,25 @@ def test_too_few_pictures_are_refused(own, split, left, unread, refused):
     for file in sorted((own / split).iterdir())[left:]:
         # A hidden file is no picture.
         file.rename(file.with_name(f".{file.name}"))
-    says = f"{own / split} has too few pictures, 2: 3 or more are needed" if left else f"no pictures in {own / split}: "
+    has = "has too few pictures, 2" if left else "has no pictures"
+    says = f"{own / split} {has} (passed over: "
     assert refused(load, str(own), 32).startswith(says)
+
+
+def test_the_same_pictures_twice_are_refused(own, refused):
+    """Between two domains with the same test pictures there is no gap to close: that is said at once."""
+    shutil.rmtree(own / "testB")
+    (own / "testB").symlink_to(own / "testA")
+    assert refused(load, str(own), 32) == f"{own / 'testA'} and testB show the same: give pictures of two domains"
+
+
+def test_what_is_passed_over_is_counted_over_all_splits(own):
+    """Files that are no pictures are counted in all four folders and beside them."""
+    for place in (own / "trainA", own / "testB", own):
+        (place / "notes.txt").touch()
+    found = load(str(own), 32)
+    assert found.passed_over == {".txt": 2, f"beside {', '.join(SPLITS)}": 1}
+    assert "passed_over" not in found.description
 
 
 # ---- horse2zebra
@@ -270,7 +288,6 @@ def test_splits_of_other_numbers_are_named(published, split, spoil, unread, monk
 @pytest.mark.skipif(not (Path(REAL) / "horse2zebra").is_dir() or not REAL, reason="$HW2_DATA holds no horse2zebra")
 def test_real_horse2zebra_is_the_published_one(root):
     """The real horse2zebra passes its sums and has its known numbers of pictures, some without colour."""
-    root.mkdir()
     (root / "horse2zebra").symlink_to(Path(REAL).absolute() / "horse2zebra")
     found = sets(load("horse2zebra", 32))
     assert [tuple(each.shape[::3]) for each in found] == [(1067, 36), (1334, 36), (120, 32), (140, 32)]

@@ -119,10 +119,18 @@ def test_maps_come_back(run, maps):
         for n, values in by_n.items():
             assert found[name][n].pop("xy") == pytest.approx(values.pop("xy"), abs=5.1e-5)
             assert found[name][n] == values
-    (run.folder / "umap.csv").unlink()
-    with pytest.raises(RunError, match="holds no maps of the codebook") as caught:
-        codebook_maps.load_maps(run)
-    assert "\n" not in str(caught.value)
+    for left in (
+        "\n".join(lines[:-1]),
+        "\n".join(lines[:-16]),
+        "\n".join(lines)[:-9],
+        "\n".join(lines) + "\0",
+        "",
+        None,
+    ):
+        (run.folder / "umap.csv").unlink() if left is None else (run.folder / "umap.csv").write_text(left)
+        with pytest.raises(RunError, match="holds no maps of the codebook") as caught:
+            codebook_maps.load_maps(run)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_published_maps_are_whole():

@@ -51,6 +51,25 @@ def test_roughness_of_known_pictures():
     assert metrics.roughness(pictures).tolist() == [0, 200, 100]
 
 
+def test_nothing_depends_on_how_many_are_looked_at_at_a_time(monkeypatch):
+    """Pictures too large to be looked at all at once give the same bits one by one; parts are whole and in order."""
+    pictures = torch.randint(0, 256, (9, 3, 48, 48), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+    def numbers():
+        return metrics.roughness(pictures).tolist(), metrics.simple_codecs(pictures[:5], pictures[5:])
+
+    assert [len(part) for part in metrics.in_parts(pictures, 8)] == [3, 3, 3]
+    together = numbers()
+    monkeypatch.setattr(metrics, "in_parts", lambda pictures: pictures.split(1))
+    assert numbers() == together
+
+
+def test_what_does_not_vary_has_no_correlation():
+    """Pictures of one colour each are all equally rough: that is 0, and no number that cannot be kept."""
+    assert metrics.correlation(torch.zeros(5), torch.arange(5.0)) == 0
+    assert metrics.correlation(torch.arange(5.0), torch.arange(5.0)) == pytest.approx(1)
+
+
 def test_simple_codecs_are_ordered():
     """On smooth pictures more bits help: the mean picture is worse than 4 x 4 thumbnails, those than 8 x 8 ones."""
     coarse = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255

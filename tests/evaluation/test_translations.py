@@ -15,7 +15,7 @@ from hw2lib.evaluation import translations
 from hw2lib.evaluation.judge import kernel_distance
 from hw2lib.evaluation.translations import Examiner, colour_shift, difference, translate
 from hw2lib.networks import ResnetGenerator
-from hw2lib.training import Run, machine
+from hw2lib.training import Run, RunError, machine
 
 SMALL = {"size": 32, "base_channels": 2, "blocks": 1}
 
@@ -292,6 +292,9 @@ def test_strips_come_back(toy, tmp_path):
             apart = [difference(found[row, column][None], other[None]) for other in kept.flatten(0, 1)]
             assert np.argmin(apart) == 3 * row + column
             assert min(apart) < 0.1
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"epoch-007\.webp cannot be read \(.*\): delete"):
+        translations.load_strip(path, 32)
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp"])

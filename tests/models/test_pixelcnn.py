@@ -355,7 +355,7 @@ CODES, KNOWN, LABEL = torch.zeros(1, 4, 5).int(), torch.ones(4, 5).bool(), torch
         (lambda m: m(CODES.float()), r"not float32 \(1, 4, 5\)"),
         (lambda m: m(CODES, LABEL), "labels are given, and this prior knows no classes"),
         (lambda m: m.sample(1, labels=LABEL), "knows no classes"),
-        (lambda m: m.sample(1, temperature=0), "temperature 0: give one above 0"),
+        (lambda m: m.sample(1, temperature=0), "temperature 0: give 1e-6 to 1e6"),
         (lambda m: m.sample(1, temperature=math.nan), "temperature nan"),
         (lambda m: m.sample(1, top_k=12), "top_k 12: give 1 to 11, or 0 for all codes"),
         (lambda m: m.sample(1, top_k=-1), "top_k -1"),

@@ -1,11 +1,14 @@
 """Running the notebooks: parameters are checked first, failures say what and where, any kernel and folder will do."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
@@ -84,3 +87,64 @@ def test_any_folder_any_kernel(notebooks, built, tmp_path):
     assert f"Python {sys.executable}" in (tmp_path / "here" / "report.md").read_text(encoding="utf-8")
     figure = Path("figures", "the-end.png")
     assert (tmp_path / "here" / figure).read_bytes() == (built / figure).read_bytes()
+
+
+def test_paths_are_meant_from_the_callers_folder(write_notebook, presets, tmp_path, monkeypatch, capfd):
+    """Relative folders of runs and data, and ~, are absolute before a kernel starts in the notebook's own folder."""
+    show = new_code_cell("import os\nprint('folders', os.environ['HW2_RUNS'], os.environ['HW2_DATA'])")
+    notebook = write_notebook(tmp_path / "elsewhere" / "01_x.ipynb", "# X", show)
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HW2_RUNS", "r")
+    monkeypatch.setenv("HW2_DATA", "~/d")
+    assert build.execute(notebook, "out.ipynb", {}) == tmp_path / "out.ipynb"
+    assert f"folders {tmp_path / 'r'} {tmp_path / 'home' / 'd'}" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        (
+            "file",
+            r"cannot write .*file/notebooks/report\.ipynb \(Not a directory\): make room or choose another folder",
+        ),
+        ("/proc/out", r"cannot write /proc/out/notebooks/report\.ipynb \(.*\): make room or choose another folder"),
+        ("a" * 300, "is too long for a path: give a shorter one"),
+        ("full", r"1 MB are free for .*full, and a report takes 60: make room or choose another folder"),
+    ],
+)
+def test_where_the_report_cannot_be_written_is_said_first(notebooks, presets, tmp_path, monkeypatch, out, words):
+    """A file in its place, a folder that may not be written and a full disk: one line, before any kernel starts."""
+    (tmp_path / "file").write_text("")
+    if out == "full":
+        monkeypatch.setattr(build.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    monkeypatch.setattr(build, "execute", lambda *_: pytest.fail("a kernel was started"))
+    with pytest.raises(ReportError, match=words):
+        build.build("tiny", out=tmp_path / out, notebooks=notebooks)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_what_a_kill_left_is_removed(notebooks, presets, tmp_path, monkeypatch):
+    """Hidden folders of a build that was killed go at the start of the next one."""
+    left = tmp_path / ".report-abc" / "figures"
+    left.mkdir(parents=True)
+    (left / "a.png").write_bytes(b"")
+    monkeypatch.setattr(build, "execute", lambda *_: None)
+    monkeypatch.setattr(document, "assemble", lambda *_: None)
+    build.build("tiny", out=tmp_path, notebooks=notebooks)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_is_one_line(built, tmp_path, monkeypatch):
+    """The disk is full when the documents are written: one line, and nothing of them is left."""
+    out = shutil.copytree(built, tmp_path / "build")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(document.pages, "write_pdf", full)
+    with pytest.raises(ReportError, match=r"cannot write .*build \(the disk is full\): make room"):
+        document.assemble(sorted((out / "notebooks").glob("*.ipynb")), out, "tiny")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

@@ -3,13 +3,20 @@
 import re
 import shutil
 import subprocess
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.image
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from hw2lib.report import ReportError, document, pages
+from hw2lib import ROOT, printable
+from hw2lib.report import ReportError, answers, document, pages, show, tables
+from hw2lib.report.style import fonts_for
 
 OFFLINE_CHROMIUM = [
     "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking",
@@ -119,3 +126,91 @@ def test_page_in_a_browser(built, tmp_path, name):
     red, green, blue = pixels.T
     assert ((red > 0.95) & (green < 0.05) & (blue > 0.95)).sum() > 10_000
     assert (pixels.max(axis=1) < 0.3).sum() > 3_000
+
+
+# ---- names from data
+
+HOSTILE = [
+    "<script>alert(1)</script>", "a|b $x_1$ {fig:x} *em*", "我的照片", "`code` ``more``", r"\tag{1} \operatorname{x} \|", "a\n\n# b", "é🐎",
+    "[x](y) ![z](w)", "<!-- x", "&amp; &#36;", "~~s~~ ==t==", ":horse:", "_a_ __b__ ***c***", "#1 @x", "$$", "{{ x }} {% y %}", "\udcff\x00",
+    "http://x.y/z", "|", "^[n]", 'a"b\'c', "--- ...",
+]  # fmt: skip
+
+
+def written_up(names: list[str], monkeypatch) -> str:
+    """The text of a report whose captions, alternative texts, tables, answers and claims hold each of the names."""
+    monkeypatch.setattr(show, "_published", lambda name: (ROOT / "figures" / "prior-fields.png").read_bytes())
+    published, outputs = SimpleNamespace(is_published=True), []
+    for number, name in enumerate(names):
+        known = {"name": name}
+        with show.collected(known) as shown:
+            show.figure(None, f"f{number}", "Of {{ name }} and {{ name | code }}.", "Alt {{ name }} end", of=published)
+            show.table(
+                [{"data": tables._data({"name": name, "train": 3, "test": 4, "passed_over": {name: 2}})}], "{{ name }}"
+            )
+            answers.run("answer", "", "It is {{ name }} and **{{ name }}**.", known)
+            answers.run("claims", "1.1", "| a |\n|---|\n| {{ name }} | wrong | so is {{ name }}. | |", known)
+        outputs += shown
+    cells = [new_markdown_cell("# Title\n\n## Heading"), new_code_cell("show", outputs=outputs, execution_count=1)]
+    notebooks = {"01_x.ipynb": new_notebook(cells=cells)}
+    return document.write_up(notebooks, document.number_outputs(notebooks), "tiny")[1]
+
+
+def shown_in_html(text: str, folder: Path) -> Page:
+    (folder / "figures").mkdir()
+    for name in re.findall(r"figures/(f\d+)\.png", text):
+        shutil.copy(ROOT / "figures" / "prior-fields.png", folder / "figures" / f"{name}.png")
+    pages.write_html(pages.tree(text, "T"), folder / "page.html")
+    return Page(folder / "page.html")
+
+
+def test_names_are_shown_as_they_are(tmp_path, monkeypatch):
+    """Whatever a folder is called, its name stands letter by letter in captions, tables, answers, claims and pictures' texts."""
+    text = written_up(HOSTILE, monkeypatch)
+    page = shown_in_html(text, tmp_path)
+    assert not {"script", "em", "del", "math", "h4"} & set(page.tags)
+    assert page.tags.count("img") == page.tags.count("figure") == len(HOSTILE)
+    assert page.alts == [f"Alt {' '.join(printable(name).split())} end" for name in HOSTILE]
+    words = " ".join(page.words.split())
+    for name in HOSTILE:
+        assert words.count(" ".join(printable(name).split())) >= 10, name
+    pages.write_pdf(pages.tree(text, "T"), tmp_path / "page.pdf")
+    if shutil.which("pdftotext"):
+        result = subprocess.run(["pdftotext", "-layout", tmp_path / "page.pdf", "-"], capture_output=True, check=True)
+        assert "a|b $x_1$ {fig:x} *em*, 3 + 4" in " ".join(result.stdout.decode().split())
+
+
+@given(st.lists(st.text(min_size=1, max_size=30), min_size=5, max_size=5))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.slow
+def test_any_name_is_shown_as_it_is(tmp_path_factory, names):
+    """The same for any text at all."""
+    with pytest.MonkeyPatch.context() as patch:
+        page = shown_in_html(written_up(names, patch), tmp_path_factory.mktemp("page"))
+    assert page.alts == [" ".join(f"Alt {printable(name)} end".split()) for name in names]
+    words = "".join(page.words.split())
+    assert all(words.count("".join(printable(name).split())) >= 10 for name in names)
+
+
+def test_letters_that_no_font_has_are_told(capsys):
+    """Boxes in figures and in the PDF do not come without a word of what would help."""
+    families = fonts_for("horse \U0001f9ff\ue000")
+    assert families[0] == "DejaVu Sans"
+    assert "boxes stand for them in figures and report.pdf; install one" in capsys.readouterr().err
+    assert fonts_for("Größe \u03c3") == ("DejaVu Sans",)
+    assert not capsys.readouterr().err
+
+
+def test_any_locale_will_do(tmp_path, monkeypatch):
+    """In the locale C, in a folder whose name has other letters than ASCII, the pages are made."""
+    folder = tmp_path / "größe 我"
+    (folder / "tmp").mkdir(parents=True)
+    style = shutil.copy(pages.HTML_STYLE, folder / "style.css")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setattr(pages, "HTML_STYLE", style)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "tmp"))
+    assert pages.contents("## Größe") == "- [Größe](#größe)"
+    document_tree = pages.tree("Größe", "T")
+    pages.write_html(document_tree, folder / "page.html")
+    pages.write_pdf(document_tree, folder / "page.pdf")
+    assert "Größe" in (folder / "page.html").read_text(encoding="utf-8")

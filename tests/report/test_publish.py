@@ -22,9 +22,11 @@ def test_publish(built, runs, tmp_path):
     publish.publish(built, root=tmp_path, runs=runs)
     assert (tmp_path / "report.md").read_bytes() == (built / "report.md").read_bytes()
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"losses.png", "the-end.png"}
-    assert {path.name for path in (tmp_path / "results").iterdir()} == {"a", "b"}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"a", "b", "SHA256SUMS"}
     assert {path.name for path in (tmp_path / "results" / "a").iterdir()} == {"config.json", "provenance.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "figures", "results"}
+    assert publish.kept_sums(tmp_path) == publish.sums(tmp_path)
+    assert len(publish.sums(tmp_path)) == 7
 
 
 def test_nothing_is_published_by_halves(built, runs, tmp_path):

@@ -150,9 +150,9 @@ def generator_gradients(model, batch):
     """What the generators' update of a step is given, in one vector."""
     given = {}
     update = model._update
-    model._update = lambda name, grads: (
+    model._update = lambda name, grads, share: (
         given.setdefault(name, [g.clone() for g in grads]),
-        update(name, grads),
+        update(name, grads, share),
     )
     model.step(batch)
     return torch.cat([grad.flatten() for grad in given["generators"]])
@@ -211,7 +211,7 @@ def test_one_more_discriminator_step_is_the_discriminators_alone(batch):
     """It leaves generators and rates alone, and updates as a step does whose generators stay as they are."""
     model, other = ready(), ready()
     others_update = other._update
-    other._update = lambda name, grads: name == "generators" or others_update(name, grads)
+    other._update = lambda name, grads, share: name == "generators" or others_update(name, grads, share)
     other.step(batch)
     generators = weights_of(model.g_ab, model.g_ba)
     discriminator_step(model, batch)

@@ -53,6 +53,14 @@ def test_a_killed_study_goes_on(tmp_path):
     assert [again["rows"] for again in run.provenance["resumed"]] == [4]
 
 
+def test_a_study_without_provenance_goes_on(tmp_path):
+    """Where that file was lost the rows still hold, and the provenance begins anew."""
+    run = study.study("small", {}, CASES, measure, tmp_path)
+    (run.folder / "provenance.json").unlink()
+    again = study.study("small", {}, CASES, None, tmp_path)
+    assert study.rows(again) == study.rows(run) and {"started", "ended", "seconds"} <= again.provenance.keys()
+
+
 def test_new_cases_are_added_and_old_ones_kept(tmp_path):
     """More seeds and variants are the same run: only what is missing is measured; what is asked for comes first, in order."""
     first = study.study("small", {}, CASES[:2], measure, tmp_path)
@@ -172,5 +180,5 @@ def test_published_studies_are_loaded(monkeypatch):
     for name, count in {"codebook-terms": 24, "codebook-starts": 15, "codebook-quantizers": 12}.items():
         assert len(study.rows(studies.load_or_run(name, asked, pictures=None, config=None))) == count
     monkeypatch.setattr(mode_collapse, "ring", lambda **given: given)
-    asked = CycleGANParameters(experiments="run", answer_steps=7, answer_seeds=2, runs="there", n_jobs=4)
-    assert studies.load_or_run("ring", asked) == {"runs": "there", "steps": 7, "seeds": range(2), "n_jobs": 4}
+    asked = CycleGANParameters(experiments="run", answer_steps=7, answer_seeds=2, runs="/there", n_jobs=4)
+    assert studies.load_or_run("ring", asked) == {"runs": "/there", "steps": 7, "seeds": range(2), "n_jobs": 4}

@@ -1,5 +1,7 @@
 """The loop, on the smallest model that fits it: resume to the same bits, stop cleanly, lose nothing."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +17,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from hw2lib import ROOT, training
-from hw2lib.training import RunError, TrainingError, WeightsError
+from hw2lib.training import Run, RunError, TrainingError, WeightsError
 
 KEPT = ("history.csv", "epochs.csv", "weights.safetensors")
 
@@ -154,6 +156,14 @@ def test_another_config_is_another_folder(tmp_path):
     assert fit(tmp_path, epochs=1, precision="auto", checkpoint_minutes=0)[0].folder in folders
 
 
+def test_what_is_noted_is_in_the_provenance_alone(tmp_path):
+    """What no number depends on, such as files that were passed over, is told of a run and makes no other of it."""
+    noted = {"passed_over": {".txt": 2}}
+    run, _ = fit(tmp_path, epochs=1, noted=noted)
+    assert run.provenance["passed_over"] == {".txt": 2} and "data" in run.provenance
+    assert fit(tmp_path, epochs=1)[0].folder == run.folder
+
+
 def test_updates_stop_within_an_epoch(tmp_path):
     """A length in updates is kept to the step, across epochs."""
     run, _ = fit(tmp_path, updates=5)
@@ -242,29 +252,138 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
         assert (whole.folder / name).read_bytes() == (broken / name).read_bytes(), name
 
 
-def test_a_torn_checkpoint_is_passed_over_aloud(tmp_path, unfinished, capsys):
-    """If the newest checkpoint cannot be read the one before is used, with a line that says so, to the same bits."""
+def flip(path):
+    """One bit of the file is another, in its middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def cut(path, length):
+    path.write_bytes(path.read_bytes()[:length])
+
+
+def lose_a_key(path):
+    state = torch.load(path)
+    del state["optimizers"]["line"]
+    torch.save(state, path)
+
+
+def be_of_another(path):
+    state = torch.load(path)
+    torch.save(state | {"model": Line(Config(width=5)).state_dict()}, path)
+
+
+# What can happen to the newest of two checkpoints, to a table within the rows that only the newest one knows.
+DAMAGE = {
+    "torn": ("checkpoint/step-00000009.pt", lambda path: cut(path, 1000)),
+    "empty": ("checkpoint/step-00000009.pt", lambda path: cut(path, 0)),
+    "a flipped bit": ("checkpoint/step-00000009.pt", flip),
+    "a key is missing": ("checkpoint/step-00000009.pt", lose_a_key),
+    "of another model": ("checkpoint/step-00000009.pt", be_of_another),
+    "history cut within a row": ("history.csv", lambda path: cut(path, -3)),
+    "epochs cut within a row": ("epochs.csv", lambda path: cut(path, -3)),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_aloud(what, tmp_path, unfinished, capsys):
+    """If the newest checkpoint, or what it knows, is damaged the one before is used, with a line on it, to the same bits."""
     whole = contents(fit(tmp_path / "whole")[0])
-    newest = max(unfinished().glob("*/checkpoint/*"))
-    newest.write_bytes(newest.read_bytes()[:1000])
+    name, damage = DAMAGE[what]
+    damage(next(unfinished().glob(f"*/{name}")))
     run, _ = fit(tmp_path / "broken")
-    assert f"{newest.name} cannot be read" in capsys.readouterr().out
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "cannot be used" in line]
+    assert "step-00000009.pt" in line and line.endswith("trying the one before")
     assert contents(run) == whole
+    assert [found["step"] for found in run.provenance["resumed"]] == [6]
 
 
-def test_no_readable_checkpoint_is_one_clear_line(unfinished):
-    """If no checkpoint can be read nothing is overwritten: one line says what to delete."""
+@pytest.mark.parametrize("name", ["checkpoint/*", "history.csv", "epochs.csv"])
+@pytest.mark.parametrize("content", [None, b"", b"\x80\0\xff\n" * 99])
+def test_what_no_checkpoint_fits_is_one_clear_line(name, content, unfinished):
+    """If nothing can be gone on from nothing is overwritten: one line says what is wrong and what to delete."""
     folder = unfinished()
-    for path in folder.glob("*/checkpoint/*"):
-        path.write_bytes(b"")
-    with pytest.raises(RunError, match=r"can be read: delete .* to train anew"):
+    for path in folder.glob(f"*/{name}"):
+        path.unlink() if content is None else path.write_bytes(content)
+    if name == "checkpoint/*" and content is None:
+        return
+    before = {path: path.read_bytes() for path in folder.glob("*/*.csv")}
+    with pytest.raises(RunError, match=r"can be used \(.*\): delete .* to train anew") as caught:
         fit(folder)
+    assert name == "checkpoint/*" or name in str(caught.value)
+    assert {path: path.read_bytes() for path in folder.glob("*/*.csv")} == before
 
 
-def test_damaged_weights_of_a_finished_run_are_one_clear_line(tmp_path):
-    """A finished run whose weights file is torn is refused in one line that names the file."""
+def test_any_flipped_bit_of_a_checkpoint_is_noticed_or_changes_nothing(unfinished):
+    """Whatever bit it is: what is loaded is what was written, or nothing is."""
+    (path,) = unfinished(epochs=1).glob("*/checkpoint/*.pt")
+    run = Run("small", json.loads((path.parents[1] / "config.json").read_text()), path.parents[2])
+    whole, weight = path.read_bytes(), torch.load(path)["model"]["layer.weight"]
+    for place in np.random.default_rng(0).integers(len(whole) * 8, size=300).tolist():
+        changed = bytearray(whole)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with contextlib.suppress(RunError):
+            assert torch.equal(run.load_checkpoint(lambda state: None)["model"]["layer.weight"], weight), place
+
+
+@pytest.mark.parametrize("damage", [flip, lambda path: cut(path, 100)])
+def test_damaged_weights_of_a_finished_run_are_made_again(damage, tmp_path, capsys):
+    """From the last checkpoint, to the same bits and with a line on it; without one a line says what to delete."""
+    run, model = fit(tmp_path)
+    whole = contents(run)
+    damage(run.weights)
+    again, same = fit(tmp_path)
+    assert "weights.safetensors has been changed: it is made again" in capsys.readouterr().out
+    assert contents(again) == whole and torch.equal(same.layer.weight, model.layer.weight)
+    damage(run.weights)
+    for path in run.folder.glob("checkpoint/*"):
+        path.unlink()
+    with pytest.raises(
+        RunError, match=r"weights.safetensors in .* was changed or lost after .*: put back .* or delete"
+    ):
+        fit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["history.csv", "epochs.csv", "config.json", "SHA256SUMS", "translations/epoch-001.webp"]
+)
+@pytest.mark.parametrize("damage", [flip, lambda path: cut(path, 0), Path.unlink])
+@pytest.mark.parametrize("numbers_only", [False, True])
+def test_a_finished_run_with_damaged_tables_is_not_loaded(name, damage, numbers_only, tmp_path):
+    """Whatever of it has changed, one line names it. Sums that are gone say nothing, as in a restored run."""
+
+    def evaluate(folder, epoch):
+        training.write_whole(folder / "translations" / f"epoch-{epoch:03}.webp", b"a picture")
+        return {"score": 1.0}
+
+    run, _ = fit(tmp_path, evaluate=evaluate)
+    damage(run.folder / name)
+    if name == "SHA256SUMS" and damage is Path.unlink:
+        fit(tmp_path, numbers_only=numbers_only)
+    else:
+        with pytest.raises(
+            RunError, match=rf"{'' if name == 'SHA256SUMS' else name} in {run.folder} was changed or lost"
+        ):
+            fit(tmp_path, numbers_only=numbers_only)
+
+
+def test_sums_are_those_of_sha256sum(tmp_path):
+    """Anybody can check a run without this module."""
     run, _ = fit(tmp_path)
-    run.weights.write_bytes(run.weights.read_bytes()[:100])
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=run.folder, check=True)
+    (run.folder / "epochs.csv").write_text("")
+    assert subprocess.run(
+        ["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=run.folder, capture_output=True
+    ).returncode
+
+
+def test_damaged_weights_without_sums_are_one_clear_line(tmp_path):
+    """A restored run whose weights file is torn is refused in one line that names the file."""
+    run, _ = fit(tmp_path)
+    (run.folder / "SHA256SUMS").unlink()
+    cut(run.weights, 100)
     with pytest.raises(WeightsError, match=f"{run.weights} is no readable weights file of Line"):
         fit(tmp_path)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,30 +19,46 @@ def run(tmp_path):
 
 
 def test_a_table_is_cut_to_the_row(tmp_path):
-    """A table cut back and grown again has the bytes of one that was never cut; lost rows are an error."""
+    """A table cut back to a mark and grown again has the bytes of one that was never cut."""
     table = Table(tmp_path / "t.csv")
-    table.append([{"step": i, "loss": i / 7} for i in range(5)])
+    table.cut(table.mark()[0])
+    table.append([{"step": i, "loss": i / 7} for i in range(3)])
+    mark = table.mark()
+    table.append([{"step": i, "loss": i / 7} for i in range(3, 5)])
     whole = table.path.read_bytes()
-    table.cut(3)
+    table.require(mark)
+    table.cut(mark[0])
     assert table.read()["step"].tolist() == [0, 1, 2]
     table.append([{"step": i, "loss": i / 7} for i in range(3, 5)])
     assert table.path.read_bytes() == whole
-    with pytest.raises(RunError, match="has lost rows"):
-        table.cut(6)
+    table.path.write_bytes(whole.replace(b"0", b"1", 1))
+    with pytest.raises(RunError, match=r"t\.csv has been changed since"):
+        table.require(mark)
+    table.cut(mark[0] - 1)
+    with pytest.raises(RunError, match=r"t\.csv has lost rows since"):
+        table.require(mark)
 
 
-@pytest.mark.parametrize("text", ["step,loss\n1,2\n3\n", "step,loss\n1,here\n"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_rows_on_a_full_disk_are_one_clear_line():
+    """As with every file of a run."""
+    with pytest.raises(RunError, match=r"cannot write /dev/full \(the disk is full\): make room"):
+        Table(Path("/dev/full")).append([{"step": 1}])
+
+
+@pytest.mark.parametrize("text", ["step,loss\n1,2\n3\n", "step,loss\n1,here\n", "step,loss\n1,\0\n", "\udcff"])
 def test_a_damaged_table_is_one_clear_line(tmp_path, text):
     """Rows of another length, and words for numbers, are refused in one line that names the file."""
-    (tmp_path / "t.csv").write_text(text)
+    (tmp_path / "t.csv").write_text(text, errors="surrogateescape")
     with pytest.raises(RunError, match=r"t\.csv cannot be read") as caught:
         Table(tmp_path / "t.csv").read()
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_numbers_are_one_clear_line(run):
-    """A metrics.json that is no JSON is refused in one line that names it."""
-    (run.folder / "metrics.json").write_text('{"rows": [')
+@pytest.mark.parametrize("text", ['{"rows": [', "[1]", "null", "[" * 100_000])
+def test_damaged_numbers_are_one_clear_line(run, text):
+    """A metrics.json that is no JSON, or holds no names, is refused in one line that names it."""
+    (run.folder / "metrics.json").write_text(text)
     with pytest.raises(RunError, match=r"metrics\.json cannot be read"):
         _ = run.metrics
 

@@ -1,5 +1,7 @@
 """The command line: it does what the notebooks do, and says in one line what is wrong."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -7,6 +9,9 @@ import time
 import pytest
 
 from hw2lib import __main__ as command_line
+from hw2lib import recipes
+from hw2lib.data import toy_pictures
+from hw2lib.training import Progress
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "vqgan"], ["train"], ["translat"]])
@@ -26,29 +31,43 @@ def test_help_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["train", "vqvae", "-p", "epoch=3"], "ParameterError: no parameter epoch: did you mean epochs?"),
-        (["train", "vqvae", "-p", "epochs"], "ParameterError: epochs must look like epochs=3"),
-        (["train", "vqvae", "--preset", "huge"], "ParameterError: no preset 'huge' for 02_vqvae: there are cpu, full,"),
-        (["train", "cyclegan", "-p", "size=66"], "ParameterError: size: input should be a multiple of 4, not 66"),
-        (["train", "cyclegan", "-p", "objective=wgan"], "ParameterError: objective: input should be 'least_squares'"),
-        (["translate", "a.png", "out", "--weights", "no.safetensors"], "WeightsError: no.safetensors is missing"),
-        (["translate", "a.png", "b/a.png", "out"], "Problem: out/a.png would be written over"),
-        (["sample", "out.bmp"], "Problem: out.bmp must end in .png, .jpg or .webp"),
-        (["publish", "--out", "nowhere"], "ReportError: nowhere holds no report.md: build the report first"),
-    ],
-)
-def test_what_is_wrong_is_said_in_one_line(words, message, tmp_path, monkeypatch):
-    """A wrong word is one clear line and a failure, and leaves nothing behind."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HW2_RUNS", str(tmp_path))
+def ended(words, capsys):
+    """The exit code of the command line with these words, and what it said on standard error."""
     with pytest.raises(SystemExit) as stopped:
-        command_line.run(words)
-    assert str(stopped.value).startswith(message)
-    assert "\n" not in str(stopped.value)
-    assert not list(tmp_path.iterdir())
+        command_line.run([str(word) for word in words])
+    return stopped.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_training_with_a_checkpoint(number, code, tmp_path, monkeypatch, capsys):
+    """The line says after which step, where the checkpoint is and how to go on; the same command then does."""
+    monkeypatch.setattr(recipes, "load", lambda *_: toy_pictures(32, 12, 4))
+    words = ["train", "vqvae", "--preset", "smoke", "-p", f"runs={tmp_path}", "-p", "batch_size=2"]
+    step, done = Progress.step, []
+
+    def signalled_after_three(progress):
+        done.append(1)
+        if len(done) == 3:
+            os.kill(os.getpid(), number)
+        step(progress)
+
+    monkeypatch.setattr(Progress, "step", signalled_after_three)
+    found, said = ended(words, capsys)
+    (folder,) = tmp_path.glob("vqvae-*")
+    assert found == code
+    assert said.splitlines()[-1] == (
+        f"Stopped after step 3 of 6, with a checkpoint in {folder}: the same command goes on from there"
+    )
+    command_line.run(words)
+    assert len(done) == 6
+    assert capsys.readouterr().out.splitlines()[-1] == str(folder)
+
+
+def test_an_interrupt_elsewhere_is_one_line(monkeypatch, capsys):
+    """Ctrl-C before or after a training, or a second one within."""
+    monkeypatch.setattr(command_line.files, "require_writable", lambda _: signal.raise_signal(signal.SIGINT))
+    code, said = ended(["sample", "a.png"], capsys)
+    assert (code, said.strip().count("\n")) == (130, 0), said
 
 
 @pytest.mark.slow

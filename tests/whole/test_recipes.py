@@ -77,15 +77,71 @@ def test_a_wrong_config_stops_before_the_pictures(setup, asked, message, monkeyp
     assert "\n" not in str(caught.value)
 
 
+SETUPS = {CycleGANParameters: recipes.cyclegan_setup, VQVAEParameters: recipes.vqvae_setup}
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "fits"),
+    [
+        (CycleGANParameters, {"size": 256, "base_channels": 64}, True),
+        (CycleGANParameters, {"size": 256, "base_channels": 64, "batch_size": 64}, False),
+        (CycleGANParameters, {"size": 256, "base_channels": 512}, False),
+        (CycleGANParameters, {"size": 256, "pool_size": 20_000}, False),
+        (VQVAEParameters, {"batch_size": 256, "prior_channels": 64, "experiments": "run"}, True),
+        (VQVAEParameters, {"size": 256, "batch_size": 1, "experiments": "published"}, True),
+        (VQVAEParameters, {"size": 256, "batch_size": 1, "experiments": "run"}, False),  # for the prior
+        (VQVAEParameters, {"size": 256, "batch_size": 256}, False),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_said_before_the_pictures(kind, asked, fits, tmp_path, monkeypatch):
+    """On a CPU with 8 GB: the paper's sizes fit, larger batches, pools and networks do not."""
+    asked = kind(**asked, device="cpu", precision="32", runs=str(tmp_path))
+    monkeypatch.setattr(recipes, "_memory_there", lambda cuda: 8 * 10**9)
+    for loader in ("load", "domains"):
+        monkeypatch.setattr(
+            recipes, loader, lambda *_: SimpleNamespace(variance=0.1) if fits else pytest.fail("loaded")
+        )
+    if fits:
+        SETUPS[kind](asked)
+    else:
+        with pytest.raises(ParameterError, match=r"takes about [\d.,]+ GB of memory, and here are 8.0: lower .*size"):
+            SETUPS[kind](asked)
+
+
+def test_the_memory_of_a_step_is_counted(monkeypatch):
+    """Weights four times, for gradients and Adam, and what a picture takes times the batch, twice on a CPU."""
+    monkeypatch.setattr(recipes, "_memory_there", lambda cuda: 0)
+
+    def gigabytes(batch_size, **wishes):
+        config = VQVAEConfig(size=256, hidden_channels=1024, **wishes)
+        with pytest.raises(ParameterError) as caught:
+            asked = VQVAEParameters(device="cpu", precision="32")
+            recipes.require_memory(VQVAE, config, batch_size, asked, "")
+        return float(str(caught.value).split("about ")[1].split(" GB")[0].replace(",", ""))
+
+    network = VQVAE(VQVAEConfig(size=256, hidden_channels=1024))
+    none, some, many = (gigabytes(batch) for batch in (0, 40, 80))
+    learnt = sum(part.nbytes for part in network.parameters())
+    assert none == pytest.approx((4 * learnt + sum(part.nbytes for part in network.buffers())) / 1e9, abs=0.06)
+    assert many - none == pytest.approx(2 * (some - none), abs=0.2)
+    # Of each picture at least its largest map, (512, 128, 128), in encoder and in decoder.
+    assert many - none > 80 * 2 * 2 * 512 * 128 * 128 * 4 / 1e9
+
+
+def test_this_machine_has_some_memory():
+    """Not none, and not that of all machines together, as a container without a limit reports it."""
+    assert 10**8 < recipes._memory_there(cuda=False) < 10**14
+
+
 @pytest.mark.parametrize("preset", ["smoke", "quick", "cpu", "full"])
 def test_every_preset_has_networks_and_pictures(preset, monkeypatch):
     """A preset's values reach the networks' config and the loader of its pictures."""
     asked_for = []
     monkeypatch.setattr(recipes, "domains", lambda *wanted: asked_for.append(wanted))
     values = yaml.safe_load((ROOT / "notebooks" / "presets" / preset / "01_cyclegan.yaml").read_text())
-    asked = parameters.given(CycleGANParameters, values, ("data_root=somewhere",))
+    asked = parameters.given(CycleGANParameters, values, ("data_root=/somewhere",))
     config, _ = recipes.cyclegan_setup(asked)
-    assert asked_for == [(values["dataset"], values["size"], "somewhere")]
+    assert asked_for == [(values["dataset"], values["size"], "/somewhere")]
     shared = set(values) & set(CycleGANConfig.model_fields)
     assert {"size", "base_channels"} <= shared
     assert all(getattr(config, name) == values[name] for name in shared)

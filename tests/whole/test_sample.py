@@ -55,7 +55,7 @@ def test_the_command_line_draws_a_sheet(model, prior, files, tmp_path):
     ("words", "message"),
     [
         (["--class", "cow"], "this prior knows no class 'cow': give one of horse, zebra"),
-        (["--temperature", "0"], "temperature 0.0: give one above 0"),
+        (["--temperature", "0"], "temperature 0.0: give 1e-6 to 1e6"),
         (["--top-k", "9"], "top_k 9: give 1 to 8, or 0 for all codes"),
         (["--weights", "vqvae.safetensors"], "holds VQVAE, not GatedPixelCNN"),
     ],
