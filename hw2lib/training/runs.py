@@ -222,6 +222,8 @@ class Run:
             except OSError:
                 raise RunError(f"{self.folder} is being trained by another process: wait for it or stop it") from None
             self._write("config.json", self.config)
+            if "ended" in (before := self.provenance):  # until it ends again it is half done
+                self._write("provenance.json", {name: fact for name, fact in before.items() if name != "ended"})
             yield
 
     def note(self, **facts) -> None:

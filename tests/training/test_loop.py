@@ -136,6 +136,19 @@ def test_numbers_of_a_finished_run_need_no_network(tmp_path, capsys):
     assert run.weights.exists()
 
 
+def test_a_finished_run_that_is_trained_anew_is_half_done(tmp_path, monkeypatch):
+    """One that was restored without network and checkpoint, and then killed: its few rows are no finished run's."""
+    run, _ = fit(tmp_path)
+    for path in (run.weights, run.folder / "SHA256SUMS", *run.folder.glob("checkpoint/*")):
+        path.unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.weights, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        fit(tmp_path)
+    assert not run.finished
+    run, _ = fit(tmp_path, numbers_only=True)
+    assert run.finished and run.provenance["resumed"]
+
+
 def test_only_what_is_asked_for_is_printed(tmp_path, capsys, monkeypatch):
     """`shown` names the values of the line after an epoch, in its order; the tables have all of them."""
     monkeypatch.setenv("HW2_PROGRESS", "lines")
@@ -340,7 +353,9 @@ def test_damaged_weights_of_a_finished_run_are_made_again(damage, tmp_path, caps
     damage(run.weights)
     for path in run.folder.glob("checkpoint/*"):
         path.unlink()
-    with pytest.raises(RunError, match=r"weights.safetensors in .* was changed or lost after .*: put back .* or delete"):
+    with pytest.raises(
+        RunError, match=r"weights.safetensors in .* was changed or lost after .*: put back .* or delete"
+    ):
         fit(tmp_path)
 
 
@@ -361,7 +376,9 @@ def test_a_finished_run_with_damaged_tables_is_not_loaded(name, damage, numbers_
     if name == "SHA256SUMS" and damage is Path.unlink:
         fit(tmp_path, numbers_only=numbers_only)
     else:
-        with pytest.raises(RunError, match=rf"{'' if name == 'SHA256SUMS' else name} in {run.folder} was changed or lost"):
+        with pytest.raises(
+            RunError, match=rf"{'' if name == 'SHA256SUMS' else name} in {run.folder} was changed or lost"
+        ):
             fit(tmp_path, numbers_only=numbers_only)
 
 
