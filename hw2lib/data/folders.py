@@ -77,7 +77,7 @@ def picture_files(path: Path) -> tuple[list[Path], Counter[str]]:
             below.clear()
             continue
         met.add(_identity(folder))
-        inside = os.path.relpath(folder, path)
+        inside = "" if folder == str(path) else os.path.relpath(folder, path) + "/"
         # Hidden files are no pictures whatever they are called: macOS leaves a "._x.jpg" beside an "x.jpg".
         passed_over["hidden"] += sum(name.startswith(".") for name in (*below, *names))
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -88,7 +88,7 @@ def picture_files(path: Path) -> tuple[list[Path], Counter[str]]:
             elif not os.path.isfile(os.path.join(folder, name)):
                 passed_over["broken link, or no plain file"] += 1
             else:
-                found.append(os.path.normpath(os.path.join(inside, name)))
+                found.append(inside + name)
     return [path / name for name in sorted(found)], +passed_over
 
 
