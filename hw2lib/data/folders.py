@@ -27,7 +27,8 @@ from hw2lib.data.download import DataError, alone, notice, shown
 FOREIGN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - FOREIGN}
 FEWEST = 3  # pictures in a set: with fewer, means and distances have no standard error
-LARGE = 1 << 30  # bytes; a larger array stays on the disk, mapped, and off the training device
+MAPPED = 1 << 28  # bytes; a larger array is mapped from the cache: memory is used as there is some, and shared
+LARGE = 1 << 30  # bytes; a larger array stays off the training device
 BLOCK = 1 << 25  # bytes of squares that are made between two writings
 MOST_PIXELS = 100_000_000  # of a picture, which in memory takes six bytes for each
 # Pillow warns of malformed EXIF, and from 89 million pixels on; what matters is an error here.
@@ -152,7 +153,7 @@ def _listing_digest(path: Path, files: list[Path], size: int) -> str:
 def _open_squares(kept: Path, shape: tuple[int, ...]) -> np.ndarray:
     """The array in the file `kept`; ValueError, EOFError or OSError if it is damaged."""
     # "c" maps the file as "r" would, but torch takes no read-only arrays without a warning.
-    squares = np.load(kept, mmap_mode="c" if np.prod(shape, dtype=np.int64) > LARGE else None)
+    squares = np.load(kept, mmap_mode="c" if np.prod(shape, dtype=np.int64) > MAPPED else None)
     if squares.shape != shape or squares.dtype != np.uint8:
         raise ValueError(f"{squares.dtype} {squares.shape}")
     return squares

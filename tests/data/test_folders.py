@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import pickle
 import shutil
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, features
 
-from hw2lib.data import Batches, folders, read_picture
+from hw2lib.data import Batches, folders, pictures, read_picture
 from hw2lib.data.pictures import folder
 
 # As `folders` has it outside of tests.
@@ -341,6 +342,7 @@ def test_large_arrays_are_mapped(tmp_path, album, monkeypatch):
     """Above the limit the cache is mapped, not read, gives the same pictures, and stays unchanged."""
     path = album(tmp_path / "album", 12)
     first = folder(path, 8)
+    monkeypatch.setattr(folders, "MAPPED", 100)
     monkeypatch.setattr(folders, "LARGE", 100)
     really, mapped = torch.from_numpy, []
     monkeypatch.setattr(torch, "from_numpy", lambda array: mapped.append(array) or really(array))
@@ -348,4 +350,7 @@ def test_large_arrays_are_mapped(tmp_path, album, monkeypatch):
     assert isinstance(mapped[0], np.memmap) and again.checksum == first.checksum
     batches = list(Batches(again.train, 4, seed=0)(0))
     assert sum(map(len, batches)) == len(first.train)
+    # What a process beside this one is sent.
+    sent = pickle.dumps(again)
+    assert len(sent) < 2000 and pictures.checksum((there := pickle.loads(sent)).train, there.test) == first.checksum
     assert folder(path, 8).checksum == first.checksum
