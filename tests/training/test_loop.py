@@ -365,7 +365,7 @@ def test_damaged_weights_of_a_finished_run_are_made_again(damage, tmp_path, caps
 @pytest.mark.parametrize("damage", [flip, lambda path: cut(path, 0), Path.unlink])
 @pytest.mark.parametrize("numbers_only", [False, True])
 def test_a_finished_run_with_damaged_tables_is_not_loaded(name, damage, numbers_only, tmp_path):
-    """Whatever of it has changed, one line names it. Sums that are gone say nothing, as in a restored run."""
+    """Whatever of it has changed, one line names it. Sums that are gone say nothing, as in an older run."""
 
     def evaluate(folder, epoch):
         training.write_whole(folder / "translations" / f"epoch-{epoch:03}.webp", b"a picture")
@@ -393,7 +393,7 @@ def test_sums_are_those_of_sha256sum(tmp_path):
 
 
 def test_damaged_weights_without_sums_are_one_clear_line(tmp_path):
-    """A restored run whose weights file is torn is refused in one line that names the file."""
+    """An older run whose weights file is torn is refused in one line that names the file."""
     run, _ = fit(tmp_path)
     (run.folder / "SHA256SUMS").unlink()
     cut(run.weights, 100)
