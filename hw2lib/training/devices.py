@@ -102,6 +102,7 @@ def compiled(networks: Iterable[nn.Module]) -> Iterator[None]:
     except Exception as error:  # no compiler raises nearly anything
         why = in_one_line(error)[:200]
         raise TrainingError(f"nothing can be compiled here ({why}): leave out compiled, or install g++") from None
+    torch._dynamo.config.recompile_limit = 64  # all networks count as one function, each with several kinds of input
     for network in networks:
         network.compile()
     try:
