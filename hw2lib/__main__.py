@@ -211,7 +211,7 @@ def run(arguments: list[str] | None = None) -> None:
             error.show()
             sys.exit(error.exit_code)
         where = error.ctx.command_path if getattr(error, "ctx", None) else "python -m hw2lib"
-        _end(f"Usage: {in_one_line(error.format_message())} (see {where} --help)", error.exit_code)
+        _end(f"Usage: {Problem(in_one_line(error.format_message()))} (see {where} --help)", error.exit_code)
     except Problem as problem:
         _end(f"{type(problem).__name__}: {problem}", 1)
     except click.Abort as abort:  # what click makes of every KeyboardInterrupt

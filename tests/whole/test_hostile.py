@@ -148,6 +148,8 @@ OTHERS = [
     (["train"], "cyclegan"),
     (["--preset", "smoke", "train", "vqvae"], "--preset"),
     (["trian"], "trian"),
+    (["x" * 5000], "xxx"),
+    (["check", "results"], "results"),
     (["report", "--preset", "huge"], "huge"),
     (["report", "--preset", "../presets/smoke"], r"\.\./presets/smoke"),
     (["report", "--data", NOBODY], NOBODY),
@@ -193,7 +195,7 @@ OTHERS = [
     (["sample", "/proc/x.png"], "/proc/x.png"),
     (["sample", f"{'x' * 300}.png"], "xxx"),
     (["sample", f"{NOBODY}.png"], NOBODY),
-    *((["sample", "x.png", "--n", n], "--n") for n in ("0", "-1", f"{10**12}", "many", "1.5", "")),
+    *((["sample", "x.png", "--n", n], "--n") for n in ("0", "-1", f"{10**12}", "9" * 5000, "many", "1.5", "")),
     *((["sample", "x.png", "--temperature", t], "temperature") for t in ("0", "-1", "nan", "inf", "1e-300", "hot", "")),
     *((["sample", "x.png", "--top-k", k], "top.k") for k in ("-1", "513", f"{10**30}", "all")),
     *((["sample", "x.png", "--seed", seed], "--seed") for seed in ("-1", f"{2**64}", "0.5", "dice")),
@@ -233,9 +235,9 @@ def assert_one_line(code, said, thing):
 @pytest.mark.parametrize(("words", "thing"), NAMED + OTHERS)
 def test_bad_input_is_one_line(words, thing, bad, here, capsys):
     """It fails within seconds, in a line that names the thing and the remedy, and leaves no file."""
-    before, began = left_in(bad), time.monotonic()
+    before, began = left_in(bad), time.process_time()  # what else runs on the machine is not the input's fault
     code, said = said_of([word.replace("{bad}", str(bad)) for word in words], capsys)
-    assert time.monotonic() - began < SECONDS
+    assert time.process_time() - began < SECONDS
     assert_one_line(code, said, thing.replace("bad", bad.name))
     assert left_in(bad) == before
     assert not list(here.iterdir())
