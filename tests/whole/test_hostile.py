@@ -47,6 +47,7 @@ def bad(tmp_path_factory):
     (folder / "notes.png").write_text("no picture")
     (folder / "empty.png").touch()
     (folder / "empty").mkdir()
+    os.mkfifo(folder / "pipe.png")
     picture = Image.effect_noise((64, 64), 50).convert("RGB")
     picture.save(folder / "good.png")
     picture.save(folder / "whole.jpg")
@@ -165,6 +166,10 @@ OTHERS = [
     (["translate", "{bad}/good.png"], "SOURCES|FOLDER"),
     (["translate", "no.png", "out"], "no.png"),
     (["translate", "{bad}", "out"], "bad"),
+    (["translate", "{bad}/pipe.png", "out"], "pipe.png"),
+    (["translate", "{bad}/good.png", "/dev/zero", "out"], "/dev/zero"),
+    (["sample", "x.png", "--codec", "{bad}/pipe.png"], "pipe.png"),
+    (["train", "vqvae", "-p", "dataset={bad}/pipe.png"], "pipe.png"),
     (["translate", "{bad}/notes.png", "out"], "notes.png"),
     (["translate", "{bad}/empty.png", "out"], "empty.png"),
     (["translate", "{bad}/cut.jpg", "out"], "cut.jpg"),
@@ -265,6 +270,15 @@ def test_a_bad_folder_in_the_surroundings_is_one_line(words, name, value, thing,
     code, said = said_of(words, capsys)
     assert_one_line(code, said, thing)
     assert not list(here.iterdir())
+
+
+def test_a_current_folder_that_is_gone_is_one_line(here, capsys):
+    """As after the deletion of a project in another window; absolute paths still work."""
+    (here / "gone").mkdir()
+    os.chdir(here / "gone")
+    (here / "gone").rmdir()
+    code, said = said_of(["sample", "x.png"], capsys)
+    assert_one_line(code, said, "x.png")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
