@@ -319,10 +319,10 @@ def test_a_cache_that_was_cut_off_is_gone_on_with(tmp_path, root, album, opened,
     assert kept.read_bytes() == content and list((root / ".cache").iterdir()) == [kept]
 
 
-def test_killed_for_good_measure(tmp_path, root, album, opened, monkeypatch):
-    """A kill between two blocks leaves what was done, and the next run reads the rest."""
+def test_killed_between_two_blocks_it_goes_on(tmp_path, root, album, opened, monkeypatch):
+    """A kill leaves the blocks that were done; the next run reads the rest, and the squares are those of one that was not."""
     monkeypatch.setattr(folders, "BLOCK", 4 * 192)
-    path, read = album(tmp_path / "album", 12), folders.read_picture
+    path, read = album(tmp_path / "album", 12, size=8), folders.read_picture
 
     def killed(file):
         if len(opened) == 9:
@@ -333,8 +333,12 @@ def test_killed_for_good_measure(tmp_path, root, album, opened, monkeypatch):
         patch.setattr(folders, "read_picture", killed)
         folder(path, 8)
     opened.clear()
-    folder(path, 8)
+    found = folder(path, 8)
     assert len(opened) == 4
+    for file, square in zip(
+        [part for sets in folders.split(path)[:2] for part in sets], [*found.train, *found.test], strict=True
+    ):
+        assert np.array_equal(square.permute(1, 2, 0), np.asarray(Image.open(file)))
 
 
 @pytest.mark.filterwarnings("error")
