@@ -272,6 +272,33 @@ def test_a_bad_folder_in_the_surroundings_is_one_line(words, name, value, thing,
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("content", "thing"),
+    [
+        (b"epochs: [1", "smoke/02_vqvae.yaml must be readable YAML"),
+        (b"\xff\xfe\x00", "smoke/02_vqvae.yaml must be readable YAML"),
+        (b"!!python/object/apply:os.getcwd []", "must be readable YAML"),
+        (b"- epochs\n", "must hold lines like"),
+        (b"40", "must hold lines like"),
+        (b"epoch: 40", "no parameter epoch: did you mean epochs"),
+        (b"1: 2", "no parameter 1: there are"),
+        (b"epochs: {1: 2}", "epochs: input should be"),
+        (b"size: .nan", "size: input should be a finite number"),
+        (b"learning_rate: -.inf", "learning_rate: input should be a finite number"),
+        (b"seed: 1e3x", "seed: input should be"),
+        (b"dataset:", "dataset: input should be a valid string"),
+        (b"dataset: 2024-01-01", "dataset: input should be a valid string"),
+    ],
+)
+def test_a_bad_preset_is_one_line(content, thing, here, monkeypatch, capsys):
+    """A preset of the user's own, mistyped."""
+    (here / "presets/smoke").mkdir(parents=True)
+    (here / "presets/smoke/02_vqvae.yaml").write_bytes(content)
+    monkeypatch.setattr(parameters, "PRESETS", here / "presets")
+    code, said = said_of(["train", "vqvae", "--preset", "smoke"], capsys)
+    assert_one_line(code, said, thing)
+
+
 def test_a_current_folder_that_is_gone_is_one_line(here, capsys):
     """As after the deletion of a project in another window; absolute paths still work."""
     (here / "gone").mkdir()
