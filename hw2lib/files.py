@@ -25,7 +25,9 @@ def user_path(path: str | Path, error: type[Problem] = Problem) -> Path:
         except OSError as reason:
             if reason.errno == errno.ENAMETOOLONG:
                 raise error(f"{str(path)[:40]}... is too long for a path: give a shorter one") from None
-    except (FileNotFoundError, RuntimeError, ValueError) as reason:  # no current folder, no such home, a zero byte
+            if reason.errno == errno.ELOOP:
+                raise RuntimeError("a link that leads to itself") from None
+    except (FileNotFoundError, RuntimeError, ValueError) as reason:  # no current folder, no home, a zero byte
         raise error(f"{path} is no path here ({reason}): give another one") from None
     return found
 
