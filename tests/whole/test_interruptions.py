@@ -29,7 +29,7 @@ from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 KILLS = int(os.environ.get("HW2_KILLS", 0))
-TIMES = ("started", "ended", "seconds", "resumed")
+TIMES = ("started", "ended", "seconds", "resumed", "commit", "dirty")  # somebody may commit meanwhile
 
 
 def train_all(runs, last=None, full=False):
