@@ -28,7 +28,7 @@ class UserPath(click.ParamType):
         if not str(value):
             self.fail("it is empty: give a path, or leave it out", param, context)
         path = files.user_path(value)
-        if self.read and not path.is_file():  # reading a pipe could wait for ever
+        if self.read and not os.path.isfile(path):  # reading a pipe could wait for ever
             raise Problem(f"{path} is no file: give the path of one")
         return path
 
@@ -229,10 +229,11 @@ def run(arguments: list[str] | None = None) -> None:
 
 def _end(line: str, code: int) -> None:
     # Of several processes the first says it and is gone at once, so that torchrun ends the others while they wait; one that
-    # is still there then is alone with its problem.
+    # is still there then is alone with its problem. A stop is never that of one alone.
     rank = int(os.environ.get("RANK", -1))
-    time.sleep(10 if rank > 0 else 0)
-    click.echo(line, err=True)
+    time.sleep(10 if rank > 0 and code == 1 else 0)
+    if rank <= 0 or code == 1:
+        click.echo(line, err=True)
     if rank >= 0:
         sys.stdout.flush()
         os._exit(code)
