@@ -48,6 +48,7 @@ def bad(tmp_path_factory):
     (folder / "empty.png").touch()
     (folder / "empty").mkdir()
     os.mkfifo(folder / "pipe.png")
+    (folder / "loop").symlink_to(folder / "loop")
     picture = Image.effect_noise((64, 64), 50).convert("RGB")
     picture.save(folder / "good.png")
     picture.save(folder / "whole.jpg")
@@ -72,7 +73,7 @@ def bad(tmp_path_factory):
     weights.save(GatedPixelCNN(PixelCNNConfig(num_codes=8, **sizes)), folder / "pixelcnn.safetensors")
     weights.save(GatedPixelCNN(PixelCNNConfig(num_codes=9, **sizes)), folder / "of-nine.safetensors")
     # What takes seconds once is not the input's fault.
-    recipes.require_memory(VQVAE, codec.config, 1, VQVAEParameters(), "")
+    recipes.require_memory(CycleGAN, CycleGANConfig(size=32), 1, CycleGANParameters(), "")
     with torch.no_grad():
         codec.quantizer.codebook[0] = math.nan
     weights.save(codec, folder / "nan.safetensors")
@@ -184,6 +185,11 @@ OTHERS = [
     (["translate", "{bad}/good.png", "x/" * 5000], "x/x/"),
     (["translate", "{bad}/good.png", NOBODY], NOBODY),
     (["translate", "{bad}/good.png", ""], "FOLDER"),
+    (["translate", "{bad}/good.png", "{bad}/loop"], "loop"),
+    (["translate", "{bad}/loop", "out"], "loop"),
+    (["train", "vqvae", "-p", "runs={bad}/loop"], "loop"),
+    (["train", "vqvae", "-p", "dataset={bad}/loop"], "loop"),
+    (["report", "--out", "{bad}/loop"], "loop"),
     (["translate", NOBODY, "out"], NOBODY),
     (["translate", "a\0b.png", "out"], r"a\\x00b"),
     (["translate", "{bad}/good.png", "out", "--to", "c"], "--to"),
