@@ -25,8 +25,8 @@ def user_path(path: str | Path, error: type[Problem] = Problem) -> Path:
         except OSError as reason:
             if reason.errno == errno.ENAMETOOLONG:
                 raise error(f"{str(path)[:40]}... is too long for a path: give a shorter one") from None
-            if reason.errno == errno.ELOOP:
-                raise RuntimeError("a link that leads to itself") from None
+            if reason.errno in (errno.ELOOP, errno.EACCES):  # a link to itself; a folder one may not look into
+                raise RuntimeError(reason.strerror) from None
     except (FileNotFoundError, RuntimeError, ValueError) as reason:  # no current folder, no home, a zero byte
         raise error(f"{path} is no path here ({reason}): give another one") from None
     return found
