@@ -78,11 +78,6 @@ class Pictures:
         vars(self).update(state)
 
     @property
-    def noted(self) -> dict:
-        """What the provenance of a run tells beside the description: no picture depends on it, and so no identity."""
-        return {"passed_over": self.passed_over} if self.passed_over else {}
-
-    @property
     def description(self) -> dict:
         """Name, checksum and numbers, for the identity and the provenance of a run."""
         return {"name": self.name, "checksum": self.checksum, "train": len(self.train), "test": len(self.test)}
