@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -312,6 +313,17 @@ def test_a_current_folder_that_is_gone_is_one_line(here, capsys):
     (here / "gone").rmdir()
     code, said = said_of(["sample", "x.png"], capsys)
     assert_one_line(code, said, "x.png")
+
+
+def test_a_folder_one_may_not_look_into_is_one_line(here, monkeypatch, capsys):
+    """What lies below another user's folder; root may look anywhere, so the system's answer is made up."""
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files, "os", SimpleNamespace(stat=denied))
+    code, said = said_of(["publish", "--out", "/home/other/build"], capsys)
+    assert_one_line(code, said, "/home/other/build is no path here .Permission denied.: give another one")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
