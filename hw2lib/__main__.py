@@ -16,27 +16,24 @@ import click
 from hw2lib import ROOT, Problem, files, in_one_line
 
 
-class UserPath(click.ParamType):
-    """A path as the user meant it: absolute, with `~` for the home folder; that of a file, if it is to be read."""
-
-    name = "path"
-
-    def __init__(self, read: bool = False):
-        self.read = read
-
-    def convert(self, value, param, context) -> Path:
-        if not str(value):
-            self.fail("it is empty: give a path, or leave it out", param, context)
-        path = files.user_path(value)
-        if self.read and not os.path.isfile(path):  # reading a pipe could wait for ever
-            raise Problem(f"{path} is no file: give the path of one")
-        return path
+def path(value: str | Path) -> Path:
+    """What a user means by a path: absolute, with `~` for the home folder."""
+    if not str(value):
+        raise click.BadParameter("it is empty: give a path, or leave it out")
+    return files.user_path(value)
 
 
-PATH, FILE = UserPath(), UserPath(read=True)
+def file(value: str | Path) -> Path:
+    """The path of a file that is to be read: reading a pipe could wait for ever."""
+    found = path(value)
+    if not os.path.isfile(found):
+        raise Problem(f"{found} is no file: give the path of one")
+    return found
+
+
 PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
-DATA = click.option("--data", "data_root", type=PATH, help="folder with the data sets [default: $HW2_DATA, else data/]")
-OUT = click.option("--out", default=ROOT / "build", type=PATH, help="folder of the report [default: build/]")
+DATA = click.option("--data", "data_root", type=path, help="folder with the data sets [default: $HW2_DATA, else data/]")
+OUT = click.option("--out", default=ROOT / "build", type=path, help="folder of the report [default: build/]")
 
 
 @click.group(help=__doc__)
@@ -135,13 +132,13 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
 
 
 @main.command()
-@click.argument("sources", nargs=-1, required=True, type=FILE)
-@click.argument("folder", type=PATH)
+@click.argument("sources", nargs=-1, required=True, type=file)
+@click.argument("folder", type=path)
 @click.option("--to", type=click.Choice(["a", "b"]), default="b", show_default=True, help="the domain wanted")
 @click.option(
     "--weights",
     default=ROOT / "weights/cyclegan.safetensors",
-    type=FILE,
+    type=file,
     help="[default: the published ones, b: zebras]",
 )
 def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: Path) -> None:
@@ -179,9 +176,9 @@ def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: Path) -
 @click.option("--temperature", default=1.0, show_default=True, help="below 1: likelier and more alike")
 @click.option("--top-k", default=0, show_default=True, help="only the likeliest codes; 0: all")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
-@click.option("--weights", default=ROOT / "weights/pixelcnn.safetensors", type=FILE, help="of the prior")
-@click.option("--codec", default=ROOT / "weights/vqvae.safetensors", type=FILE, help="weights of the VQ-VAE")
-@click.argument("target", type=PATH)
+@click.option("--weights", default=ROOT / "weights/pixelcnn.safetensors", type=file, help="of the prior")
+@click.option("--codec", default=ROOT / "weights/vqvae.safetensors", type=file, help="weights of the VQ-VAE")
+@click.argument("target", type=path)
 def sample(count: int, label: str | None, weights: Path, codec: Path, target: Path, **wishes) -> None:
     """Draw new pictures into one sheet, TARGET, such as out.png."""
     if target.suffix.lower() not in (".png", ".jpg", ".webp"):
