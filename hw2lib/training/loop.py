@@ -228,6 +228,8 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
 
     state = run.load_checkpoint(restore)
     step, seconds = (state["step"], state["seconds"]) if state else (0, 0.0)
+    if len(set(processes.of_all(step))) > 1:
+        raise TrainingError(f"{run.folder} is not one for all processes: choose a runs folder that all machines share")
     if fabric.is_global_zero:
         for table in (run.steps, run.evaluations):
             table.cut(state["tables"][table.path.name][0] if state else 0)
@@ -241,7 +243,8 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
         }
         before = run.provenance
         if before and step:
-            run.note(resumed=[*before.get("resumed", []), {"step": step, "at": now(), "commit": facts["commit"]}])
+            here = {"step": step, "at": now(), "commit": facts["commit"], "processes": facts["processes"]}
+            run.note(resumed=[*before.get("resumed", []), here])
             print(f"{run.name}: goes on from step {step}, after {duration(seconds)} of training", flush=True)
         else:
             run.note(**facts, started=now())

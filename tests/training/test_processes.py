@@ -210,6 +210,13 @@ def test_processes_are_a_choice_of_the_machine():
     assert recipes._start("vqvae", small()) is None
 
 
+def test_processes_that_see_other_folders_are_refused(tmp_path, monkeypatch):
+    """On machines without a common disk some would begin and some go on."""
+    monkeypatch.setattr(processes, "of_all", lambda step: [step, step + 3])
+    with pytest.raises(TrainingError, match="choose a runs folder that all machines share"):
+        train(tmp_path)
+
+
 def test_one_process_is_its_own_group():
     """Nothing is waited for, copied or summed."""
     x = torch.arange(6.0).view(3, 2)
