@@ -107,6 +107,7 @@ def require_memory(kind: type, config, batch_size: int, asked: Parameters, cure:
         kept.pop(part.untyped_storage()._cdata, None)
     weights = sum(part.nbytes * (4 if part.requires_grad else 1) for part in own)
     cuda = asked.device in ("auto", "cuda") and torch.cuda.is_available()
+    batch_size /= max(asked.devices, int(os.environ.get("WORLD_SIZE", 1))) if cuda else 1  # a GPU's share
     activations = sum(kept.values()) * batch_size / (1 if asked.precision == "32" else 2) * (1 if cuda else 2)
     pools = 2 * getattr(config, "pool_size", 0) * 12 * getattr(config, "size", 0) ** 2
     needed, there = weights + activations + pools, _memory_there(cuda)
