@@ -45,7 +45,8 @@ def machine(device: str = "auto", precision: str = "auto") -> "Fabric":
     group = {"devices": 1, "plugins": LightningEnvironment()}  # whatever a scheduler's variables say
     if processes.launched():
         here, all_of_them = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-        require_devices(device, here)
+        if device != "cpu":  # whose cores torchrun may share out as it likes
+            require_devices(device, here)
         group = {"devices": here, "num_nodes": all_of_them // here, "strategy": "ddp"}
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it says, the provenance says
     fabric = Fabric(accelerator=device, precision=PRECISIONS[precision], **group)
