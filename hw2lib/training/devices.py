@@ -43,6 +43,7 @@ def machine(device: str = "auto", precision: str = "auto") -> "Fabric":
     from lightning_fabric.plugins.environments import LightningEnvironment
 
     group = {"devices": 1, "plugins": LightningEnvironment()}  # whatever a scheduler's variables say
+    os.environ.pop("LT_CLI_USED", None)  # `fabric run` is torchrun, and would launch in place of this function
     if processes.launched():
         here, all_of_them = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         if device != "cpu":  # whose cores torchrun may share out as it likes

@@ -4,8 +4,9 @@
     setup(fabric, total_steps)    moves to the device, makes `optimizers` and `schedules` (dicts)
     step(batch) -> {name: scalar} one update; the scalars stay on the device
     state_dict, load_state_dict
+    networks                      what a step spends its time in: for `compiled` alone
 
-and batches that can start at any step: `batches(epoch, skip, device, rank, world_size)`.
+and batches, of tensors or tuples of them, that can start at any step: `batches(epoch, skip, device, rank, world_size)`.
 
 A run that is killed at any moment and started again ends with the same bits as one that was not (on a CPU, with the
 same number of threads): checkpoints hold weights, optimisers and schedules, tables are cut back to the checkpoint,
