@@ -31,11 +31,8 @@ publish: $(STAMP)  ## make the built report the published one: report.md, figure
 restore: .venv/done  ## take the published runs as if they had been trained here: the report is then built in minutes
 	$(ENV)/python -m hw2lib restore
 
-benchmark: .venv/done  ## training steps and sampling beside the plain implementation
-	$(ENV)/python benchmarks/vqvae_step.py
-	$(ENV)/python benchmarks/cyclegan_step.py
-	$(ENV)/python benchmarks/cyclegan_step.py --profile
-	$(ENV)/python benchmarks/pixelcnn_sampling.py
+benchmark: .venv/done  ## speed, memory and growth in one table, beside the plain implementations: minutes
+	$(ENV)/python benchmarks/table.py
 
 jupyter: .venv/done  ## open the notebooks
 	$(ENV)/jupyter lab notebooks

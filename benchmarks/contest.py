@@ -1,46 +1,87 @@
-"""Two ways to do one step, timed in turn, each in a process of its own: memory settings are a process's."""
+"""Work timed in processes of its own, in turn: memory, threads and caches are a process's, and noise meets all alike."""
 
+import importlib
 import multiprocessing
+import os
 import resource
 import statistics
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 
-def contest(steps_of, options: dict, warm_up: int = 3) -> None:
-    """Print medians, ratio and peak memory of `options["steps"]` steps of "plain" and "ours", after `warm_up` more.
+class Times(NamedTuple):
+    seconds: float  # median of the counted pieces of work
+    memory: float  # peak, in GiB
+    value: object  # what the last piece gave
 
-    steps_of(name, options) is a module's function that returns an iterator: each `next` does a step. While one steps the
-    other waits for its turn, so that both meet the same machine.
+
+def contest(sides: list[tuple[str, str, dict]], turns: int, pieces: int = 1, warm_up: int = 2) -> list[Times]:
+    """Times of the sides, each (module, function, options): its function gives an iterator whose `next` does a piece.
+
+    While one side works the others wait. A turn has `pieces` counted pieces; where there are more than one, another comes
+    before them: after a pause the caches are cold, and a training does not pause. Raises RuntimeError if a side fails.
     """
     context = multiprocessing.get_context("spawn")
-    times: dict[str, list[float]] = {"plain": [], "ours": []}
-    lines, processes = {}, []
-    for name in times:
-        lines[name], end = context.Pipe()
-        process = context.Process(target=_contestant, args=(steps_of, name, options, end), daemon=True)
-        process.start()
-        processes.append(process)
-    for turn in range(warm_up + options["steps"]):
-        for name, line in lines.items():
-            line.send(True)
-            seconds = line.recv()
-            if turn >= warm_up:
-                times[name].append(seconds)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    for name, values in times.items():
-        lines[name].send(False)
-        print(
-            f"{name:6} median {medians[name]:.3f} s  (min {min(values):.3f}, max {max(values):.3f})  "
-            f"peak memory {lines[name].recv():.2f} GiB"
-        )
-    print(f"ratio  {medians['plain'] / medians['ours']:.2f}")
+    lines, processes, times = [], [], [[] for _ in sides]
+    try:
+        for side in sides:
+            line, end = context.Pipe()
+            processes.append(context.Process(target=_work, args=(*side, end)))
+            processes[-1].start()
+            end.close()  # so that the end of the process is the end of the line
+            lines.append(line)
+        for turn in range(turns + 1):
+            for line, its in zip(lines, times, strict=True):
+                line.send(warm_up if turn == 0 else pieces + (pieces > 1))
+                seconds = line.recv()
+                its.extend(seconds[pieces > 1 :] if turn else [])
+        for line in lines:
+            line.send(0)
+        return [Times(statistics.median(its), *line.recv()) for its, line in zip(times, lines, strict=True)]
+    except (EOFError, ConnectionError):
+        raise RuntimeError("one of the sides failed, as is said above") from None
+    finally:
+        for process, line in zip(processes, lines, strict=False):
+            line.close()
+            process.join()
 
 
-def _contestant(steps_of, name: str, options: dict, orders) -> None:
-    """Takes a step whenever it is told to, and answers with its seconds; at the end, with its memory."""
-    steps = steps_of(name, options)
-    while orders.recv():
-        began = time.perf_counter()
-        next(steps)
-        orders.send(time.perf_counter() - began)
-    orders.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+def _work(module: str, function: str, options: dict, orders) -> None:
+    """Does as many pieces as it is told to and answers with their seconds; at the end, with memory and the last value."""
+    if module == "ours":
+        importlib.import_module("hw2lib")  # before torch, whose threads it tells how to wait, as in a training
+    try:
+        work, value = getattr(importlib.import_module(module), function)(**options), None
+        while count := orders.recv():
+            seconds = []
+            for _ in range(count):
+                began = time.perf_counter()
+                value = next(work)
+                seconds.append(time.perf_counter() - began)
+            orders.send(seconds)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        orders.send((memory, value if isinstance(value, (int, float, dict)) else None))
+    except (EOFError, ConnectionError):
+        pass  # another side failed, or the user stopped it
+
+
+class Others:
+    """The share of the cores that other programs had meanwhile, or None where the system does not tell."""
+
+    def __enter__(self):
+        self.before = self._used()
+        return self
+
+    def __exit__(self, *error):
+        everybody, ours, seconds = (now - then for now, then in zip(self._used(), self.before, strict=True))
+        self.share = max(0.0, everybody - ours) / (seconds * os.cpu_count()) if everybody else None
+
+    @staticmethod
+    def _used() -> tuple[float, float, float]:
+        """Seconds of the cores that all programs used, and that this one and its children did; seconds on the clock."""
+        stat = Path("/proc/stat")
+        user, nice, system = map(int, stat.read_text().split()[1:4]) if stat.exists() else (0, 0, 0)
+        ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        mine = sum(its.ru_utime + its.ru_stime for its in ours)
+        return (user + nice + system) / os.sysconf("SC_CLK_TCK"), mine, time.monotonic()

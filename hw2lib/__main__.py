@@ -16,21 +16,24 @@ import click
 from hw2lib import ROOT, Problem, files, in_one_line
 
 
-class UserPath(click.ParamType):
-    """A path as the user meant it: absolute, with `~` for the home folder."""
-
-    name = "path"
-
-    def convert(self, value, param, context) -> Path:
-        if not str(value):
-            self.fail("it is empty: give a path, or leave it out", param, context)
-        return files.user_path(value)
+def path(value: str | Path) -> Path:
+    """What a user means by a path: absolute, with `~` for the home folder."""
+    if not str(value):
+        raise click.BadParameter("it is empty: give a path, or leave it out")
+    return files.user_path(value)
 
 
-PATH = UserPath()
+def file(value: str | Path) -> Path:
+    """The path of a file that is to be read: reading a pipe could wait for ever."""
+    found = path(value)
+    if not os.path.isfile(found):
+        raise Problem(f"{found} is no file: give the path of one")
+    return found
+
+
 PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
-DATA = click.option("--data", "data_root", type=PATH, help="folder with the data sets [default: $HW2_DATA, else data/]")
-OUT = click.option("--out", default=ROOT / "build", type=PATH, help="folder of the report [default: build/]")
+DATA = click.option("--data", "data_root", type=path, help="folder with the data sets [default: $HW2_DATA, else data/]")
+OUT = click.option("--out", default=ROOT / "build", type=path, help="folder of the report [default: build/]")
 
 
 @click.group(help=__doc__)
@@ -129,13 +132,13 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
 
 
 @main.command()
-@click.argument("sources", nargs=-1, required=True, type=PATH)
-@click.argument("folder", type=PATH)
+@click.argument("sources", nargs=-1, required=True, type=file)
+@click.argument("folder", type=path)
 @click.option("--to", type=click.Choice(["a", "b"]), default="b", show_default=True, help="the domain wanted")
 @click.option(
     "--weights",
     default=ROOT / "weights/cyclegan.safetensors",
-    type=PATH,
+    type=file,
     help="[default: the published ones, b: zebras]",
 )
 def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: Path) -> None:
@@ -173,9 +176,9 @@ def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: Path) -
 @click.option("--temperature", default=1.0, show_default=True, help="below 1: likelier and more alike")
 @click.option("--top-k", default=0, show_default=True, help="only the likeliest codes; 0: all")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
-@click.option("--weights", default=ROOT / "weights/pixelcnn.safetensors", type=PATH, help="of the prior")
-@click.option("--codec", default=ROOT / "weights/vqvae.safetensors", type=PATH, help="weights of the VQ-VAE")
-@click.argument("target", type=PATH)
+@click.option("--weights", default=ROOT / "weights/pixelcnn.safetensors", type=file, help="of the prior")
+@click.option("--codec", default=ROOT / "weights/vqvae.safetensors", type=file, help="weights of the VQ-VAE")
+@click.argument("target", type=path)
 def sample(count: int, label: str | None, weights: Path, codec: Path, target: Path, **wishes) -> None:
     """Draw new pictures into one sheet, TARGET, such as out.png."""
     if target.suffix.lower() not in (".png", ".jpg", ".webp"):
@@ -211,7 +214,7 @@ def run(arguments: list[str] | None = None) -> None:
             error.show()
             sys.exit(error.exit_code)
         where = error.ctx.command_path if getattr(error, "ctx", None) else "python -m hw2lib"
-        _end(f"Usage: {in_one_line(error.format_message())} (see {where} --help)", error.exit_code)
+        _end(f"Usage: {Problem(in_one_line(error.format_message()))} (see {where} --help)", error.exit_code)
     except Problem as problem:
         _end(f"{type(problem).__name__}: {problem}", 1)
     except click.Abort as abort:  # what click makes of every KeyboardInterrupt
@@ -223,10 +226,11 @@ def run(arguments: list[str] | None = None) -> None:
 
 def _end(line: str, code: int) -> None:
     # Of several processes the first says it and is gone at once, so that torchrun ends the others while they wait; one that
-    # is still there then is alone with its problem.
+    # is still there then is alone with its problem. A stop is never that of one alone.
     rank = int(os.environ.get("RANK", -1))
-    time.sleep(10 if rank > 0 else 0)
-    click.echo(line, err=True)
+    time.sleep(10 if rank > 0 and code == 1 else 0)
+    if rank <= 0 or code == 1:
+        click.echo(line, err=True)
     if rank >= 0:
         sys.stdout.flush()
         os._exit(code)

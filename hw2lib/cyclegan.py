@@ -13,11 +13,11 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from torch import Tensor, nn
 
 from hw2lib import processes
@@ -29,6 +29,13 @@ Objective = Literal["least_squares", "cross_entropy", "hinge"]
 Network = Callable[[Tensor], Tensor]
 
 
+def _of_the_paper(blocks: int, info: ValidationInfo) -> int:
+    return blocks or (9 if info.data.get("size", 256) >= 256 else 6)
+
+
+Blocks = Annotated[int, Field(ge=0, le=200, validate_default=True), AfterValidator(_of_the_paper)]
+
+
 class CycleGANConfig(BaseModel):
     """Everything that changes what is learnt. Where it is computed (device, precision, folders) is not here."""
 
@@ -38,7 +45,7 @@ class CycleGANConfig(BaseModel):
     generator: Literal["resnet", "unet"] = "resnet"
     discriminator: Literal["patch", "picture"] = "patch"
     base_channels: int = Field(64, ge=1, le=2048)  # of the first layer of all four networks
-    blocks: int = Field(0, ge=0, le=200)  # residual ones; 0: the paper's choice, 9 from 256 pixels on and 6 below
+    blocks: Blocks = 0  # residual ones; 0: the paper's choice, 9 from 256 pixels on and 6 below
     objective: Objective = "least_squares"
     cycle_weight: float = Field(10.0, ge=0, le=1e6)  # lambda of equation 3
     identity_weight: float = Field(0.0, ge=0, le=1e6)  # times cycle_weight; appendix 7.1 has 0.5; at 0 not computed
@@ -47,15 +54,6 @@ class CycleGANConfig(BaseModel):
     decay_share: float = Field(0.5, ge=0, le=1)  # of the steps, at the end, in which the rate falls linearly to 0
     ema_decay: float = Field(0.999, ge=0, lt=1)  # of averages of the generators beside the training; 0: none
     seed: int = Field(0, ge=0, lt=2**31)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _blocks_of_the_paper(cls, values: dict) -> dict:
-        try:
-            size, blocks = int(values.get("size", 256)), int(values.get("blocks") or 0)
-        except (TypeError, ValueError):
-            return values  # pydantic will say what is wrong with them
-        return values | {"blocks": blocks or (9 if size >= 256 else 6)}
 
 
 # ---- the equation

@@ -20,11 +20,14 @@ def user_path(path: str | Path, error: type[Problem] = Problem) -> Path:
     can give passes here, once, where it comes in. Raises `error` for a home or a name that no system can have."""
     try:
         found = Path(path).expanduser().absolute()
-        os.stat(found)
-    except OSError as reason:
-        if reason.errno == errno.ENAMETOOLONG:
-            raise error(f"{str(path)[:40]}... is too long for a path: give a shorter one") from None
-    except (RuntimeError, ValueError) as reason:  # no such home; a zero byte
+        try:
+            os.stat(found)
+        except OSError as reason:
+            if reason.errno == errno.ENAMETOOLONG:
+                raise error(f"{str(path)[:40]}... is too long for a path: give a shorter one") from None
+            if reason.errno in (errno.ELOOP, errno.EACCES):  # a link to itself; a folder one may not look into
+                raise RuntimeError(reason.strerror) from None
+    except (FileNotFoundError, RuntimeError, ValueError) as reason:  # no current folder, no home, a zero byte
         raise error(f"{path} is no path here ({reason}): give another one") from None
     return found
 

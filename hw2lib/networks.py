@@ -40,7 +40,7 @@ class TransposedConv2d(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)
-        return y + self.bias.to(y.dtype)[:, None, None]
+        return y.add_(self.bias.to(y.dtype)[:, None, None])  # in place: y is large and nobody else's
 
 
 # ---- generators

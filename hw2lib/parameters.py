@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hw2lib import ROOT, Problem, did_you_mean
+from hw2lib import ROOT, Problem, did_you_mean, in_one_line
 from hw2lib.files import user_path
 
 PRESETS = ROOT / "notebooks" / "presets"
@@ -134,8 +134,8 @@ def preset(name: str, stem: str) -> dict:
     path = PRESETS / name / f"{stem}.yaml"
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, OSError, ValueError) as error:  # bytes that are no text
+        raise ParameterError(f"{path} must be readable YAML: {in_one_line(error)}") from None
     if not isinstance(values, dict):
         raise ParameterError(f"{path} must hold lines like `epochs: 40`")
     return values
@@ -183,6 +183,6 @@ def given(kind: type[Parameters], values: dict, changes: tuple[str, ...] = ()) -
 
 def require_known(names, known: list[str]) -> None:
     """Raise ParameterError for the first of the names that is not known."""
-    for name in names:
+    for name in map(str, names):
         if name not in known:
             raise ParameterError(f"no parameter {name}: {did_you_mean(name, known)}")

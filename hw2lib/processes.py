@@ -59,10 +59,10 @@ def of_all(number: int) -> list[int]:
     """The whole numbers of all processes, such as the sizes of their shares. No GPU has to finish its work for it."""
     if count() == 1:
         return [number]
-    found = torch.empty(count(), dtype=torch.int64)
+    found = [torch.tensor(0) for _ in range(count())]
     with _in_touch():
-        dist.all_gather_into_tensor(found, torch.tensor([number]), group=_cpu_group(dist.group.WORLD))
-    return found.tolist()
+        dist.all_gather(found, torch.tensor(number), group=_cpu_group(dist.group.WORLD))
+    return [int(each) for each in found]
 
 
 def told(value=None):

@@ -107,6 +107,7 @@ def require_memory(kind: type, config, batch_size: int, asked: Parameters, cure:
         kept.pop(part.untyped_storage()._cdata, None)
     weights = sum(part.nbytes * (4 if part.requires_grad else 1) for part in own)
     cuda = asked.device in ("auto", "cuda") and torch.cuda.is_available()
+    batch_size /= max(asked.devices, int(os.environ.get("WORLD_SIZE", 1))) if cuda else 1  # a GPU's share
     activations = sum(kept.values()) * batch_size / (1 if asked.precision == "32" else 2) * (1 if cuda else 2)
     pools = 2 * getattr(config, "pool_size", 0) * 12 * getattr(config, "size", 0) ** 2
     needed, there = weights + activations + pools, _memory_there(cuda)
@@ -189,7 +190,7 @@ def _fit_cyclegan(model: CycleGAN, pictures: Domains, judge: Judge | None, asked
         evaluate=Examiner(model, pictures, judge),
         shown=(*LOSSES_SHOWN, *(f"{kind}_{score}" for score in SCORES_SHOWN)),
         data=pictures.description,
-        noted=pictures.noted,
+        noted={"passed_over": pictures.passed_over},
         start=_start(more["name"], asked),
         **more,
         **asked.machine,
@@ -236,7 +237,7 @@ def _fit_vqvae(model: VQVAE, pictures: Pictures, asked: VQVAEParameters, batch_s
         Batches(pictures.train, batch_size, asked.seed),
         evaluate=lambda folder, epoch: evaluate_vqvae(model, pictures.test),
         data=pictures.description,
-        noted=pictures.noted,
+        noted={"passed_over": pictures.passed_over},
         start=_start(more["name"], asked),
         **more,
         **asked.machine,

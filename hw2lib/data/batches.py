@@ -112,9 +112,10 @@ class Batches(Dealer):
     def _batch(self, drawn: Tensor, device: str | torch.device) -> Tensor:
         shown, mirrored = drawn
         # index_select and index_copy_ are several times as fast as [] and where on bytes.
-        batch = self.pictures.index_select(0, shown.to(self.pictures.device)).to(device)  # (B, 3, H, W)
+        shown = shown.to(self.pictures.device, non_blocking=True)  # as in `_cut`
+        batch = self.pictures.index_select(0, shown).to(device, non_blocking=True)  # (B, 3, H, W)
         if self.flip:
-            rows = mirrored.nonzero().flatten().to(device)
+            rows = mirrored.nonzero().flatten().to(device, non_blocking=True)
             batch.index_copy_(0, rows, batch.index_select(0, rows).flip(-1))
         return batch
 
@@ -212,7 +213,7 @@ class CodeBatches(Dealer):
         return torch.randperm(self.visits, generator=stream)
 
     def _batch(self, drawn: Tensor, device: str | torch.device) -> tuple[Tensor, Tensor | None]:
-        rows = drawn.to(self.codes.device)
+        rows = drawn.to(self.codes.device, non_blocking=True)
         codes = self.codes.index_select(0, rows).to(device)
         return codes, None if self.labels is None else self.labels.index_select(0, rows).to(device)
 

@@ -60,7 +60,8 @@ class Archive:
 
 def notice(line: str) -> None:
     """One line for whoever watches; on standard error, because standard output belongs to results."""
-    print(Problem(line), file=sys.stderr, flush=True)  # printable, whatever the names in it are
+    if os.environ.get("RANK", "0") == "0":  # the first of several processes speaks for all
+        print(Problem(line), file=sys.stderr, flush=True)  # printable, whatever the names in it are
 
 
 @contextmanager

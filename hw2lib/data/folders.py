@@ -27,7 +27,8 @@ from hw2lib.data.download import DataError, alone, notice, shown
 FOREIGN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - FOREIGN}
 FEWEST = 3  # pictures in a set: with fewer, means and distances have no standard error
-LARGE = 1 << 30  # bytes; a larger array stays on the disk, mapped, and off the training device
+MAPPED = 1 << 28  # bytes; a larger array is mapped from the cache: memory is used as there is some, and shared
+LARGE = 1 << 30  # bytes; a larger array stays off the training device
 BLOCK = 1 << 25  # bytes of squares that are made between two writings
 MOST_PIXELS = 100_000_000  # of a picture, which in memory takes six bytes for each
 # Pillow warns of malformed EXIF, and from 89 million pixels on; what matters is an error here.
@@ -77,7 +78,7 @@ def picture_files(path: Path) -> tuple[list[Path], Counter[str]]:
             below.clear()
             continue
         met.add(_identity(folder))
-        inside = os.path.relpath(folder, path)
+        inside = "" if folder == str(path) else os.path.relpath(folder, path) + "/"
         # Hidden files are no pictures whatever they are called: macOS leaves a "._x.jpg" beside an "x.jpg".
         passed_over["hidden"] += sum(name.startswith(".") for name in (*below, *names))
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -88,7 +89,7 @@ def picture_files(path: Path) -> tuple[list[Path], Counter[str]]:
             elif not os.path.isfile(os.path.join(folder, name)):
                 passed_over["broken link, or no plain file"] += 1
             else:
-                found.append(os.path.normpath(os.path.join(inside, name)))
+                found.append(inside + name)
     return [path / name for name in sorted(found)], +passed_over
 
 
@@ -152,7 +153,7 @@ def _listing_digest(path: Path, files: list[Path], size: int) -> str:
 def _open_squares(kept: Path, shape: tuple[int, ...]) -> np.ndarray:
     """The array in the file `kept`; ValueError, EOFError or OSError if it is damaged."""
     # "c" maps the file as "r" would, but torch takes no read-only arrays without a warning.
-    squares = np.load(kept, mmap_mode="c" if np.prod(shape, dtype=np.int64) > LARGE else None)
+    squares = np.load(kept, mmap_mode="c" if np.prod(shape, dtype=np.int64) > MAPPED else None)
     if squares.shape != shape or squares.dtype != np.uint8:
         raise ValueError(f"{squares.dtype} {squares.shape}")
     return squares

@@ -54,6 +54,7 @@ class Pictures:
     classes       the names of the labels, if there are any
     train_labels, test_labels   uint8 (N,) and (M,), positions in `classes`
     passed_over   how many files of a folder were not taken for pictures, by reason
+    mapped        the file that train and test, one after the other, are mapped from, if they are
     """
 
     name: str
@@ -64,11 +65,17 @@ class Pictures:
     train_labels: torch.Tensor | None = None
     test_labels: torch.Tensor | None = None
     passed_over: dict[str, int] = field(default_factory=dict)
+    mapped: str = ""
 
-    @property
-    def noted(self) -> dict:
-        """What the provenance of a run tells beside the description: no picture depends on it, and so no identity."""
-        return {"passed_over": self.passed_over} if self.passed_over else {}
+    def __getstate__(self) -> dict:
+        """For a process beside this one, which maps the file as well: copies would fill the memory."""
+        return vars(self) | ({"train": len(self.train), "test": None} if self.mapped else {})
+
+    def __setstate__(self, state: dict) -> None:
+        if state["mapped"]:
+            squares = torch.from_numpy(np.load(state["mapped"], mmap_mode="c"))
+            state |= dict(zip(("train", "test"), squares.tensor_split([state["train"]]), strict=True))
+        vars(self).update(state)
 
     @property
     def description(self) -> dict:
@@ -216,7 +223,7 @@ def folder(path: str | Path, size: int, root: str | Path | None = None) -> Pictu
     about every tenth, chosen by its path, is for the test. Links are followed; hidden files and what is no
     picture by its name are passed over, and one line says so. The squares are kept
     in the folder `.cache` of the root folder, which can be deleted at any time; they are made anew when a file
-    is added, removed or changed. Arrays of more than 1 GiB are mapped from there.
+    is added, removed or changed. Arrays of more than 256 MiB are mapped from there.
 
     Raises DataError if the folder is missing, a set has fewer than 3 pictures, a picture cannot be read (the
     message names it), all training pictures have one colour, or the size is not a whole number of 8 or more.
@@ -226,9 +233,13 @@ def folder(path: str | Path, size: int, root: str | Path | None = None) -> Pictu
     if not path.is_dir():
         raise DataError(f"no folder {path}: give the path of a folder of pictures")
     train, test, passed_over = folders.split(path)
-    squares = torch.from_numpy(folders.cached_squares(path, train + test, size, root_folder(root) / ".cache"))
-    sets = squares[: len(train)], squares[len(train) :]
-    found = _pictures(path.resolve().name, *sets, passed_over=folders.told(path, passed_over))
+    squares = folders.cached_squares(path, train + test, size, root_folder(root) / ".cache")
+    found = _pictures(
+        path.resolve().name,
+        *torch.from_numpy(squares).tensor_split([len(train)]),
+        passed_over=folders.told(path, passed_over),
+        mapped=str(getattr(squares, "filename", "")),
+    )
     if not found.variance:
         raise DataError(f"the {len(train):,} training pictures in {path} have one colour: give pictures that differ")
     return found

@@ -71,11 +71,6 @@ class Domains:
     passed_over: dict[str, int] = field(default_factory=dict)
 
     @property
-    def noted(self) -> dict:
-        """What the provenance of a run tells beside the description: no picture depends on it, and so no identity."""
-        return {"passed_over": self.passed_over} if self.passed_over else {}
-
-    @property
     def description(self) -> dict:
         """Name, checksum and numbers, for the identity and the provenance of a run."""
         counts = {split: len(getattr(self, split)) for split in ("train_a", "train_b", "test_a", "test_b")}

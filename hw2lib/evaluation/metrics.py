@@ -99,7 +99,8 @@ def unigram_nll(train: Tensor, test: Tensor, num_codes: int, by_place: bool, smo
     places = train[0].numel() if by_place else 1
     # The row of each place in the table of counts.
     where = torch.arange(train[0].numel()) % places * num_codes
-    counts = torch.bincount((train.long().flatten(1) + where).flatten(), minlength=places * num_codes)
+    parts = (part.flatten(1) + where for part in in_parts(train, 5000, side=8))
+    counts = sum(torch.bincount(part.flatten(), minlength=places * num_codes) for part in parts)
     table = counts.view(places, num_codes).double() + smoothing
     table = -(table / table.sum(1, keepdim=True)).log()  # (places, K)
     return table.flatten()[test.long().flatten(1) + where].mean(1)

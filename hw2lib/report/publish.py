@@ -52,7 +52,7 @@ def _replace(build_folder: Path, named: list[dict], made: list[Run], root: Path)
         if folder.name not in stay:
             shutil.rmtree(folder)
     for run in made:
-        for file in (*run.folder.glob("*.json"), *run.folder.glob("*.csv"), *run.folder.glob("translations/*")):
+        for file in (*run.folder.glob("*.json"), *run.folder.glob("*.csv"), *run.folder.glob("translations/*.webp")):
             kept = results / run.name / file.relative_to(run.folder)
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, kept)
@@ -106,6 +106,7 @@ def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
             if published.is_file():
                 shutil.copy(published, copied / run.weights.name)
             copied.rename(run.folder)
+        run.seal()
         lines.append(f"{run.folder} restored")
     return lines
 

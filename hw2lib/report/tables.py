@@ -324,7 +324,7 @@ def provenance(run: Run) -> Row:
     return {
         "run": run.folder_name + (" (published run, loaded)" if run.is_published else ""),
         "commit": made["commit"][:12] + (", with uncommitted changes" if made["dirty"] else ""),
-        "data": _data(pictures) if pictures else "drawn by the experiment",
+        "data": _data(pictures, made.get("passed_over", {})) if pictures else "drawn by the experiment",
         "seed": ", ".join(map(str, sorted({row["seed"] for row in rows}) or [made["seed"]])),
         "computed": ", ".join(trainings + machine),
         "time": f"{duration(made['seconds'])}{resumed}, until {made['ended'][:16].replace('T', ' ')} UTC",
@@ -332,9 +332,9 @@ def provenance(run: Run) -> Row:
     }
 
 
-def _data(pictures: dict) -> str:
+def _data(pictures: dict, passed_over: dict[str, int]) -> str:
     checksums = [f"{name} {value}" for name, value in pictures.items() if isinstance(value, str) and name != "name"]
+    told = [f"{count:,} {escape(why)}" for why, count in passed_over.items()]
     sizes = f"{pictures['train']:,} + {pictures['test']:,}"
-    passed = [f"{count:,} {escape(why)}" for why, count in pictures.get("passed_over", {}).items()]
-    passed_over = [f"files passed over: {', '.join(passed)}"] if passed else []
-    return ", ".join([escape(pictures["name"]), sizes, *checksums, *passed_over])
+    passed = [f"files passed over: {', '.join(told)}"] if told else []
+    return ", ".join([escape(pictures["name"]), sizes, *checksums, *passed])

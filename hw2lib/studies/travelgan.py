@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from hw2lib import Problem
-from hw2lib.cyclegan import CycleGANConfig, ImagePool, Network, Objective, Translator, generator_loss
+from hw2lib.cyclegan import Blocks, ImagePool, Network, Objective, Translator, generator_loss
 from hw2lib.networks import PictureDiscriminator, initialise
 from hw2lib.training import weights
 
@@ -44,7 +44,7 @@ class TravelGANConfig(BaseModel):
     generator: Literal["resnet", "unet"] = "resnet"
     discriminator: Literal["patch", "picture"] = "patch"
     base_channels: int = Field(64, ge=1)  # of the first layer of all three networks
-    blocks: int = Field(0, ge=0)
+    blocks: Blocks = 0
     objective: Objective = "least_squares"
     adversarial: bool = True  # False: no discriminator, and nothing that tells what domain b looks like
     travel_weight: float = Field(10.0, ge=0)  # of all that S looks at; the authors' code has 10
@@ -54,11 +54,6 @@ class TravelGANConfig(BaseModel):
     learning_rate: float = Field(2e-4, gt=0)
     decay_share: float = Field(0.5, ge=0, le=1)
     seed: int = Field(0, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _blocks_of_cyclegan(cls, values: dict) -> dict:
-        return CycleGANConfig._blocks_of_the_paper(values)
 
     @model_validator(mode="after")
     def _something_to_learn(self):

@@ -43,9 +43,11 @@ def machine(device: str = "auto", precision: str = "auto") -> "Fabric":
     from lightning_fabric.plugins.environments import LightningEnvironment
 
     group = {"devices": 1, "plugins": LightningEnvironment()}  # whatever a scheduler's variables say
+    os.environ.pop("LT_CLI_USED", None)  # `fabric run` is torchrun, and would launch in place of this function
     if processes.launched():
         here, all_of_them = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-        require_devices(device, here)
+        if device != "cpu":  # whose cores torchrun may share out as it likes
+            require_devices(device, here)
         group = {"devices": here, "num_nodes": all_of_them // here, "strategy": "ddp"}
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it says, the provenance says
     fabric = Fabric(accelerator=device, precision=PRECISIONS[precision], **group)
@@ -73,7 +75,7 @@ def in_processes(number: int, device: str, arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # what torchrun says of it is said better
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     words = ["--standalone", "--nproc_per_node", str(number), "-m", "hw2lib", *arguments]
     try:
@@ -86,6 +88,8 @@ def in_processes(number: int, device: str, arguments: list[str]) -> int:
         return failure.exitcode
     except SignalException as stopped:
         return 128 + stopped.sigval
+    finally:
+        logging.disable(logging.NOTSET)
     return 0
 
 
@@ -102,6 +106,7 @@ def compiled(networks: Iterable[nn.Module]) -> Iterator[None]:
     except Exception as error:  # no compiler raises nearly anything
         why = in_one_line(error)[:200]
         raise TrainingError(f"nothing can be compiled here ({why}): leave out compiled, or install g++") from None
+    torch._dynamo.config.recompile_limit = 64  # all networks count as one function, each with several kinds of input
     for network in networks:
         network.compile()
     try:

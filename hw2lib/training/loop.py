@@ -4,8 +4,9 @@
     setup(fabric, total_steps)    moves to the device, makes `optimizers` and `schedules` (dicts)
     step(batch) -> {name: scalar} one update; the scalars stay on the device
     state_dict, load_state_dict
+    networks                      what a step spends its time in: for `compiled` alone
 
-and batches that can start at any step: `batches(epoch, skip, device, rank, world_size)`.
+and batches, of tensors or tuples of them, that can start at any step: `batches(epoch, skip, device, rank, world_size)`.
 
 A run that is killed at any moment and started again ends with the same bits as one that was not (on a CPU, with the
 same number of threads): checkpoints hold weights, optimisers and schedules, tables are cut back to the checkpoint,
@@ -228,6 +229,8 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
 
     state = run.load_checkpoint(restore)
     step, seconds = (state["step"], state["seconds"]) if state else (0, 0.0)
+    if len(set(processes.of_all(step))) > 1:
+        raise TrainingError(f"{run.folder} is not one for all processes: choose a runs folder that all machines share")
     if fabric.is_global_zero:
         for table in (run.steps, run.evaluations):
             table.cut(state["tables"][table.path.name][0] if state else 0)
@@ -241,7 +244,8 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
         }
         before = run.provenance
         if before and step:
-            run.note(resumed=[*before.get("resumed", []), {"step": step, "at": now(), "commit": facts["commit"]}])
+            here = {"step": step, "at": now(), "commit": facts["commit"], "processes": facts["processes"]}
+            run.note(resumed=[*before.get("resumed", []), here])
             print(f"{run.name}: goes on from step {step}, after {duration(seconds)} of training", flush=True)
         else:
             run.note(**facts, started=now())

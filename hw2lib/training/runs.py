@@ -222,6 +222,8 @@ class Run:
             except OSError:
                 raise RunError(f"{self.folder} is being trained by another process: wait for it or stop it") from None
             self._write("config.json", self.config)
+            if "ended" in (before := self.provenance):  # until it ends again it is half done
+                self._write("provenance.json", {name: fact for name, fact in before.items() if name != "ended"})
             yield
 
     def note(self, **facts) -> None:
@@ -238,7 +240,7 @@ class Run:
 
     def damaged(self) -> list[str]:
         """Names of files that are not as `seal` found them. A network that is gone is not counted: numbers need none."""
-        if not (self.folder / SUMS).exists():  # a restored run
+        if not (self.folder / SUMS).exists():  # an older run
             return []
         names = [name or SUMS for name, known in self._sums().items() if self._sum(name) != known]
         return [name for name in names if name != self.weights.name or self.weights.exists()]

@@ -81,6 +81,14 @@ def test_a_download_is_announced(server, root, capsys, monkeypatch):
     assert [path.name for path in root.iterdir()] == [f"{NAME}.part"]
 
 
+def test_a_notice_is_one_line_of_one_process(monkeypatch, capsys):
+    """Names of two lines are shown in one, and of several processes only the first says something."""
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        download.notice("two\nlines")
+    assert capsys.readouterr().err == "two\\nlines\n"
+
+
 def test_a_long_job_says_what_is_left(monkeypatch, capsys):
     """A log gets no line in the first five seconds, then one, then one for each tenth, with the time that is left."""
     clock = itertools.count()

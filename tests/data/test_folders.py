@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import pickle
 import shutil
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, features
 
-from hw2lib.data import Batches, folders, read_picture
+from hw2lib.data import Batches, folders, pictures, read_picture
 from hw2lib.data.pictures import folder
 
 # As `folders` has it outside of tests.
@@ -318,10 +319,10 @@ def test_a_cache_that_was_cut_off_is_gone_on_with(tmp_path, root, album, opened,
     assert kept.read_bytes() == content and list((root / ".cache").iterdir()) == [kept]
 
 
-def test_killed_for_good_measure(tmp_path, root, album, opened, monkeypatch):
-    """A kill between two blocks leaves what was done, and the next run reads the rest."""
+def test_killed_between_two_blocks_it_goes_on(tmp_path, root, album, opened, monkeypatch):
+    """A kill leaves the blocks that were done; the next run reads the rest, and the squares are those of one that was not."""
     monkeypatch.setattr(folders, "BLOCK", 4 * 192)
-    path, read = album(tmp_path / "album", 12), folders.read_picture
+    path, read = album(tmp_path / "album", 12, size=8), folders.read_picture
 
     def killed(file):
         if len(opened) == 9:
@@ -332,8 +333,12 @@ def test_killed_for_good_measure(tmp_path, root, album, opened, monkeypatch):
         patch.setattr(folders, "read_picture", killed)
         folder(path, 8)
     opened.clear()
-    folder(path, 8)
+    found = folder(path, 8)
     assert len(opened) == 4
+    for file, square in zip(
+        [part for sets in folders.split(path)[:2] for part in sets], [*found.train, *found.test], strict=True
+    ):
+        assert np.array_equal(square.permute(1, 2, 0), np.asarray(Image.open(file)))
 
 
 @pytest.mark.filterwarnings("error")
@@ -341,6 +346,7 @@ def test_large_arrays_are_mapped(tmp_path, album, monkeypatch):
     """Above the limit the cache is mapped, not read, gives the same pictures, and stays unchanged."""
     path = album(tmp_path / "album", 12)
     first = folder(path, 8)
+    monkeypatch.setattr(folders, "MAPPED", 100)
     monkeypatch.setattr(folders, "LARGE", 100)
     really, mapped = torch.from_numpy, []
     monkeypatch.setattr(torch, "from_numpy", lambda array: mapped.append(array) or really(array))
@@ -348,4 +354,7 @@ def test_large_arrays_are_mapped(tmp_path, album, monkeypatch):
     assert isinstance(mapped[0], np.memmap) and again.checksum == first.checksum
     batches = list(Batches(again.train, 4, seed=0)(0))
     assert sum(map(len, batches)) == len(first.train)
+    # What a process beside this one is sent.
+    sent = pickle.dumps(again)
+    assert len(sent) < 2000 and pictures.checksum((there := pickle.loads(sent)).train, there.test) == first.checksum
     assert folder(path, 8).checksum == first.checksum

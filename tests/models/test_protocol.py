@@ -2,19 +2,15 @@
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from hw2lib import ROOT, training
+from hw2lib import training
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
 from hw2lib.data import Batches, CodeBatches, Pairs
 from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
@@ -214,50 +210,6 @@ def test_interrupted_it_resumes_to_the_same_bits(name, how, tmp_path, monkeypatc
     for key, optimizer in model.optimizers.items():
         ours, theirs = (one.state_dict()["state"] for one in (optimizer, resumed.optimizers[key]))
         assert all(same(state, theirs[number]) for number, state in ours.items())
-
-
-# Two launches train both: each costs the import of torch.
-TWO_PROCESSES = """
-import sys, torch
-torch.set_num_threads(1)
-from hw2lib import training
-from hw2lib.cyclegan import CycleGAN, CycleGANConfig
-from hw2lib.data import Batches, Pairs
-from hw2lib.vqvae import VQVAE, VQVAEConfig
-sys.path.insert(0, sys.argv[1])
-from test_protocol import CODEC, TRANSLATOR, random
-settings = {"epochs": 2, "runs": sys.argv[2], "device": "cpu", "precision": "32"}
-a, b = (random(256, 8, 3, 36, 36, seed=seed) for seed in (7, 8))
-translator = CycleGAN(CycleGANConfig(**TRANSLATOR | {"pool_size": 50}, identity_weight=0.5))
-training.fit(translator, Pairs(a, b, 32, 0, batch_size=4), name="cyclegan", **settings)
-codec = VQVAE(VQVAEConfig(**CODEC, kmeans_init=False, restart_dead=False))
-training.fit(codec, Batches(random(256, 40, 3, 16, 16), 8, 0), name="vqvae", **settings)
-"""
-
-
-@pytest.mark.slow
-def test_several_processes_train_the_same_networks(tmp_path):
-    """Two processes that share each batch end, to rounding, with the losses, weights and codebook of one."""
-    (tmp_path / "train.py").write_text(TWO_PROCESSES)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, python in (("one", [sys.executable]), ("two", launch)):
-        script = [str(tmp_path / "train.py"), str(Path(__file__).parent), str(tmp_path / name)]
-        subprocess.run([*python, *script], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
-
-    def found(name, file):
-        return [next((tmp_path / runs).glob(f"{name}-*/{file}")) for runs in ("one", "two")]
-
-    first = CycleGAN(CycleGANConfig(**TRANSLATOR)).state_dict()
-    one, two = (load_file(path) for path in found("cyclegan", "weights.safetensors"))
-    for key in (key for key in first if key.endswith("weight")):
-        assert (two[key] - one[key]).norm() < 0.05 * (one[key] - first[key]).norm(), key
-    one, two = (load_file(path) for path in found("vqvae", "weights.safetensors"))
-    for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4, msg=key)
-    for name in ("cyclegan", "vqvae"):
-        one, two = (training.Table(path).read() for path in found(name, "history.csv"))
-        for key, values in one.items():
-            np.testing.assert_allclose(two[key], values, rtol=1e-3, atol=1e-4, err_msg=f"{name} {key}")
 
 
 # ---- weights on disk

@@ -145,9 +145,8 @@ def written_up(names: list[str], monkeypatch) -> str:
         known = {"name": name}
         with show.collected(known) as shown:
             show.figure(None, f"f{number}", "Of {{ name }} and {{ name | code }}.", "Alt {{ name }} end", of=published)
-            show.table(
-                [{"data": tables._data({"name": name, "train": 3, "test": 4, "passed_over": {name: 2}})}], "{{ name }}"
-            )
+            data = tables._data({"name": name, "train": 3, "test": 4}, {name: 2})
+            show.table([{"data": data}], "{{ name }}")
             answers.run("answer", "", "It is {{ name }} and **{{ name }}**.", known)
             answers.run("claims", "1.1", "| a |\n|---|\n| {{ name }} | wrong | so is {{ name }}. | |", known)
         outputs += shown

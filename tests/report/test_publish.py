@@ -72,6 +72,9 @@ def test_restore_undoes_publish(tmp_path, monkeypatch):
     assert line == f"{restored.folder} restored"
     assert restored.finished and restored.weights.read_bytes() == b"half"
     assert json.loads((restored.folder / "config.json").read_text()) == {"n": 1}
+    assert restored.damaged() == []
+    restored.weights.write_bytes(b"other")
+    assert restored.damaged() == ["weights.safetensors"]
     assert "is there already; delete it" in publish.restore(root=root, runs=tmp_path / "again")[0]
     (root / "weights" / "a.safetensors").unlink()
     with pytest.raises(ReportError, match=r"a.safetensors is missing: get the whole repository"):

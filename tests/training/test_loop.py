@@ -136,6 +136,19 @@ def test_numbers_of_a_finished_run_need_no_network(tmp_path, capsys):
     assert run.weights.exists()
 
 
+def test_a_finished_run_that_is_trained_anew_is_half_done(tmp_path, monkeypatch):
+    """One that was restored without network and checkpoint, and then killed: its few rows are no finished run's."""
+    run, _ = fit(tmp_path)
+    for path in (run.weights, run.folder / "SHA256SUMS", *run.folder.glob("checkpoint/*")):
+        path.unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.weights, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        fit(tmp_path)
+    assert not run.finished
+    run, _ = fit(tmp_path, numbers_only=True)
+    assert run.finished and run.provenance["resumed"]
+
+
 def test_only_what_is_asked_for_is_printed(tmp_path, capsys, monkeypatch):
     """`shown` names the values of the line after an epoch, in its order; the tables have all of them."""
     monkeypatch.setenv("HW2_PROGRESS", "lines")
@@ -352,7 +365,7 @@ def test_damaged_weights_of_a_finished_run_are_made_again(damage, tmp_path, caps
 @pytest.mark.parametrize("damage", [flip, lambda path: cut(path, 0), Path.unlink])
 @pytest.mark.parametrize("numbers_only", [False, True])
 def test_a_finished_run_with_damaged_tables_is_not_loaded(name, damage, numbers_only, tmp_path):
-    """Whatever of it has changed, one line names it. Sums that are gone say nothing, as in a restored run."""
+    """Whatever of it has changed, one line names it. Sums that are gone say nothing, as in an older run."""
 
     def evaluate(folder, epoch):
         training.write_whole(folder / "translations" / f"epoch-{epoch:03}.webp", b"a picture")
@@ -380,7 +393,7 @@ def test_sums_are_those_of_sha256sum(tmp_path):
 
 
 def test_damaged_weights_without_sums_are_one_clear_line(tmp_path):
-    """A restored run whose weights file is torn is refused in one line that names the file."""
+    """An older run whose weights file is torn is refused in one line that names the file."""
     run, _ = fit(tmp_path)
     (run.folder / "SHA256SUMS").unlink()
     cut(run.weights, 100)

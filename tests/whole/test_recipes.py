@@ -128,6 +128,17 @@ def test_the_memory_of_a_step_is_counted(monkeypatch):
     assert many - none > 80 * 2 * 2 * 512 * 128 * 128 * 4 / 1e9
 
 
+def test_each_of_several_gpus_holds_a_share(monkeypatch):
+    """What does not fit into one GPU may fit into four."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16 * 10**9))
+    config = CycleGANConfig(size=256)
+    four = CycleGANParameters(size=256, batch_size=32, devices=4, precision="32")
+    recipes.require_memory(CycleGAN, config, 32, four, "")
+    with pytest.raises(ParameterError, match=r"here are 16\.0"):
+        recipes.require_memory(CycleGAN, config, 32, four.model_copy(update={"devices": 1}), "")
+
+
 def test_this_machine_has_some_memory():
     """Not none, and not that of all machines together, as a container without a limit reports it."""
     assert 10**8 < recipes._memory_there(cuda=False) < 10**14

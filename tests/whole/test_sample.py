@@ -8,6 +8,7 @@ from PIL import Image
 
 from hw2lib import __main__ as command_line
 from hw2lib.evaluation.new_pictures import decode_pictures
+from hw2lib.evaluation.translations import ShapeError, save_picture
 from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
 from hw2lib.training import weights
 from hw2lib.vqvae import VQVAE, VQVAEConfig
@@ -49,6 +50,20 @@ def test_the_command_line_draws_a_sheet(model, prior, files, tmp_path):
     assert np.array_equal(sheet[:8, 9:17], drawn[1].permute(1, 2, 0).numpy())
     sample(*words)
     assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["S.PNG", "s.JpG", "s.webp"])
+def test_suffixes_count_in_any_case(name, files, tmp_path):
+    """The format is that of the suffix."""
+    sample(*files, "--n", 2, tmp_path / name)
+    kind = Image.open(tmp_path / name).format
+    assert kind == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[name.lower().partition(".")[2]]
+
+
+def test_a_sheet_that_the_format_cannot_hold_is_one_line(model, tmp_path):
+    """No WebP has more than 16,383 pixels a side."""
+    with pytest.raises(ShapeError, match=r"long.webp cannot be made .*: choose .png"):
+        save_picture(tmp_path / "long.webp", torch.zeros(3, 1, 20_000, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(
