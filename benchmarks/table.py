@@ -1,9 +1,10 @@
 """All that is measured of speed, in one table: python benchmarks/table.py
 
 Plain is what a user would write instead (plain.py), ours what hw2lib does (ours.py); each side lives in a process of its
-own, and they work in turn. Numbers are medians. The share of the peak is the work of all convolutions of a step, at the
-speed of a residual block's alone on all cores, over the time that the step took. A growth of 2 means: four times as long
-for twice as much. With --profile, prints where the time of a training step goes on one thread.
+own, and they work in turn. Times are those of the quickest try: what disturbs it only makes it slower. The share of the
+peak is the work of all convolutions of a step, at the speed of a residual block's alone on all cores, over the time that
+the step took. A growth of 2 means: four times as long for twice as much. With --profile, prints where the time of a
+training step goes on one thread.
 """
 
 import math
@@ -94,7 +95,7 @@ def exponent(values: Sequence[float], seconds: Sequence[float]) -> float:
 def starts() -> Iterator[dict[str, str]]:
     """A row for what is waited for before anything begins; the start of Python itself is in it."""
     for title, words in (("import hw2lib", ["-c", "import hw2lib"]), ("--help", ["-m", "hw2lib", "--help"])):
-        yield {"what": title, "ours": duration(statistics.median(timed([sys.executable, *words]) for _ in range(5)))}
+        yield {"what": title, "ours": duration(min(timed([sys.executable, *words]) for _ in range(5)))}
 
 
 def timed(words: list[str], folder: Path = ROOT) -> float:
