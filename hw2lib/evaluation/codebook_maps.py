@@ -74,20 +74,25 @@ def save_maps(run: Run, maps: dict[str, dict], counts: np.ndarray) -> dict[str, 
 
 
 def load_maps(run: Run) -> dict[str, dict]:
-    """The maps that a run keeps, as `codebook_maps` made them but for points rounded to 4 digits.
+    """The maps that a run keeps, as `codebook_maps` made them but for points rounded to 4 digits, and with "uses", the
+    uses of each code on the test set, int64 (K,).
 
     Raises RunError if they were not measured or their points are gone.
     """
     try:
         with (run.folder / "umap.csv").open(newline="") as file:
-            points = defaultdict(list)
+            points, uses = defaultdict(list), defaultdict(list)
             for row in csv.DictReader(file):
                 points[row["map"], row["n_neighbors"]].append((float(row["x"]), float(row["y"])))
+                uses[row["map"], row["n_neighbors"]].append(int(row["uses"]))
         points.default_factory = None  # a map that is gone is a KeyError
         if len({*map(len, points.values())}) != 1:
             raise ValueError("umap.csv has lost rows")
         return {
-            name: {int(n): {"xy": np.array(points[name, n]), **numbers} for n, numbers in by_n.items()}
+            name: {
+                int(n): {"xy": np.array(points[name, n]), "uses": np.array(uses[name, n]), **numbers}
+                for n, numbers in by_n.items()
+            }
             for name, by_n in run.metrics["umap"].items()
         }
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:

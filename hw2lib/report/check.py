@@ -6,7 +6,6 @@ known from the published runs (`given`) or stays out, and is named. Then all fil
 """
 
 import ast
-import csv
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -227,8 +226,6 @@ def _of_cyclegan() -> dict:
 
 def _of_vqvae() -> dict:
     run, prior = Run.published("vqvae"), Run.published("pixelcnn")
-    with (run.folder / "umap.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
     config, about, codec = VQVAEConfig(**run.config["model"]), run.config["data"], VQVAE.load(run.weights)
     return {
         "asked": _asked(parameters.VQVAEParameters, "02_vqvae"),
@@ -238,13 +235,6 @@ def _of_vqvae() -> dict:
         **dict.fromkeys(("losses", "total"), Absent()),
         "run": run,
         "model": codec,
-        "uses": np.array(
-            [
-                int(row["uses"])
-                for row in rows
-                if (row["map"], row["n_neighbors"]) == (rows[0]["map"], rows[0]["n_neighbors"])
-            ]
-        ),
         "prior": recipes.Prior(GatedPixelCNN.load(prior.weights), codec, prior, Absent(), Absent()),
     }
 

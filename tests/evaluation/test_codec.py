@@ -108,7 +108,7 @@ def test_the_short_run_is_read_as_notebooks_print_it(run):
 
 
 def test_maps_come_back(run, maps):
-    """Points kept in the run are the same to four digits, with the numbers of each map; lost ones are one line."""
+    """Points kept in the run are the same to four digits, with uses and the numbers of each map; lost ones are one line."""
     run.measured("umap", lambda: codebook_maps.save_maps(run, maps, np.arange(16)))
     lines = (run.folder / "umap.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 * 2 * 16
@@ -118,6 +118,7 @@ def test_maps_come_back(run, maps):
     for name, by_n in maps.items():
         for n, values in by_n.items():
             assert found[name][n].pop("xy") == pytest.approx(values.pop("xy"), abs=5.1e-5)
+            assert found[name][n].pop("uses").tolist() == list(range(16))
             assert found[name][n] == values
     for left in (
         "\n".join(lines[:-1]),
