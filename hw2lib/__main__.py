@@ -208,7 +208,7 @@ def run(arguments: list[str] | None = None) -> None:
     The exit code is 2 for words that are no command, 1 for what cannot be done, 130 or 143 for SIGINT or SIGTERM.
     """
     try:
-        main(arguments, standalone_mode=False)
+        main(arguments, prog_name="python -m hw2lib", standalone_mode=False)
     except click.ClickException as error:
         if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
             error.show()

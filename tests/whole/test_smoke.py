@@ -27,7 +27,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = {
     "ablation": {"losses", "networks", "weights"},
     "collapse": {"linear", "power", "ring"},
-    "cyclegan": {"ab", "ba", "curves", "data", "epochs", "identity", "merit-ab", "merit-ba", "scores"},
+    "cyclegan": {"ab", "ba", "curves", "data", "epochs", "identity", "hidden", "merit-ab", "merit-ba", "scores"},
     "objective": {"gradients"},
     "prior": {"completions", "curves", "fields", "filling", "neighbours", "samples", "temperature"},
     "vqvae": {"codes", "curves", "data", "reconstructions", "umap", "use"},
