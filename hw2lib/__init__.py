@@ -27,12 +27,12 @@ def _find_cache_folders() -> None:
     for variable, name in (("NUMBA_CACHE_DIR", "numba"), ("MPLCONFIGDIR", "matplotlib")):
         there = next(filter(os.path.exists, (usual / name, usual, *usual.parents)))
         if not usual.is_absolute() or not os.access(there, os.W_OK | os.X_OK):
-            own = Path(tempfile.gettempdir(), f"hw2lib-{os.getuid()}")
             with suppress(OSError):  # with nowhere to write at all they will say so
+                own = Path(tempfile.gettempdir(), f"hw2lib-{os.getuid()}")
                 own.mkdir(mode=0o700, exist_ok=True)
                 if own.is_symlink() or own.stat().st_uid != os.getuid():  # what numba reads runs as code
                     own = Path(tempfile.mkdtemp(prefix="hw2lib-"))
-            os.environ.setdefault(variable, str(own / name))
+                os.environ.setdefault(variable, str(own / name))
 
 
 _find_cache_folders()

@@ -227,7 +227,7 @@ def run(arguments: list[str] | None = None) -> None:
 def _end(line: str, code: int) -> None:
     # Of several processes the first says it and is gone at once, so that torchrun ends the others while they wait; one that
     # is still there then is alone with its problem. A stop is never that of one alone.
-    rank = int(os.environ.get("RANK", -1))
+    rank = int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else -1  # as processes.launched
     time.sleep(10 if rank > 0 and code == 1 else 0)
     if rank <= 0 or code == 1:
         click.echo(line, err=True)

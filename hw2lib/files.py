@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,22 +14,20 @@ from hw2lib import Problem
 
 ROOM = "make room or choose another folder, then run again"
 BEGAN = time.time()
+# Of a part: a process's number means something on its own machine only.
+OURS = f"hw2lib-{platform.node()[:60]}"
 
 
 def user_path(path: str | Path, error: type[Problem] = Problem) -> Path:
     """An absolute path: `~` is the home folder, and what is relative lies in the current folder. Every path that a user
-    can give passes here, once, where it comes in. Raises `error` for a home or a name that no system can have."""
+    can give passes here, once, where it comes in. Raises `error` for a home, a name or a link that leads nowhere."""
     try:
         found = Path(path).expanduser().absolute()
-        try:
+        with suppress(FileNotFoundError, NotADirectoryError):  # it may be made yet
             os.stat(found)
-        except OSError as reason:
-            if reason.errno == errno.ENAMETOOLONG:
-                raise error(f"{str(path)[:40]}... is too long for a path: give a shorter one") from None
-            if reason.errno in (errno.ELOOP, errno.EACCES):  # a link to itself; a folder one may not look into
-                raise RuntimeError(reason.strerror) from None
-    except (FileNotFoundError, RuntimeError, ValueError) as reason:  # no current folder, no home, a zero byte
-        raise error(f"{path} is no path here ({reason}): give another one") from None
+    except (OSError, RuntimeError, ValueError) as reason:  # too long, no home, a zero byte, a link to itself
+        why = reason.strerror if isinstance(reason, OSError) else reason
+        raise error(f"{str(path)[:140]} is no path here ({why}): give another one") from None
     return found
 
 
@@ -45,9 +44,9 @@ def writing(path: str | Path, error: type[Problem] = Problem, advice: str = ROOM
         raise error(f"cannot write {str(path)[:400]} ({why}): {advice}") from None
 
 
-def require_writable(path: Path, error: type[Problem] = Problem, advice: str = ROOM) -> None:
+def require_writable(path: Path, error: type[Problem] = Problem) -> None:
     """Say before any work, as `writing` would after it, that a file could not be written; nothing is left or made."""
-    with writing(path, error, advice):
+    with writing(path, error):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         folder = next(above for above in path.parents if above.exists())
@@ -55,14 +54,14 @@ def require_writable(path: Path, error: type[Problem] = Problem, advice: str = R
             file.write(bytes(1 << 16))
 
 
-def write_whole(path: Path, content: bytes, error: type[Problem] = Problem, advice: str = ROOM) -> None:
+def write_whole(path: Path, content: bytes, error: type[Problem] = Problem) -> None:
     """Write a file, and the folders above it, so that it is there whole or not at all, even after a power cut.
 
     A kill leaves a hidden part beside it, which goes when the next process writes there. Raises `error` as `writing` does.
     """
     # A name has at most 255 bytes, and a letter up to four.
-    part = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.part")
-    with writing(path, error, advice):
+    part = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:150])}.{OURS}.{os.getpid()}.part")
+    with writing(path, error):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _clear(path.parent)
@@ -82,8 +81,8 @@ def write_whole(path: Path, content: bytes, error: type[Problem] = Problem, advi
 @cache  # once a process: a folder may have many files
 def _clear(folder: Path) -> None:
     """Remove the parts that killed processes left in a folder; those of processes that live are being written."""
-    for part in folder.glob(".*.part"):
-        with suppress(OSError, ValueError, OverflowError):  # another user's process; a name that is not ours
+    for part in folder.glob(f".*.{OURS}.*.part"):
+        with suppress(OSError, ValueError, OverflowError):  # another user's process; a name that only looks like ours
             process = int(part.name.split(".")[-2])
             # In a container all of them may have had our number.
             dead = process == os.getpid() and part.stat().st_mtime < BEGAN

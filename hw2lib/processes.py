@@ -7,6 +7,7 @@ by one. All processes call these functions at the same places. With one process 
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 
 import torch
@@ -129,6 +130,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], share: int) -> None:
 
 
 @cache
-def _cpu_group(world) -> "dist.ProcessGroup | None":
-    """A group that passes what lies on the CPU, for which no GPU has to finish its work."""
-    return None if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
+def _cpu_group(world) -> "dist.ProcessGroup":
+    """A group that passes what lies on the CPU, for which no GPU has to finish its work, and the first process may work for
+    hours while the others wait: who waits for a dead one, torchrun ends."""
+    return dist.new_group(backend="gloo", timeout=timedelta(days=7))

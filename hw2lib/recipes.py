@@ -46,6 +46,7 @@ def _first_process_first(asked: Parameters) -> Iterator[None]:
     require_devices(asked.device, asked.devices)
     if processes.launched():
         machine(asked.device, asked.precision)  # makes the group
+        processes.told()  # and, while all are there, the one in which they wait
     with processes.first_one_first():
         yield
 
@@ -65,7 +66,8 @@ def _start(name: str, asked: Parameters) -> Callable[[], None] | None:
                 for line in training.stdout:
                     print(line, end="", flush=True)
             except BaseException:
-                training.terminate()  # it makes a checkpoint
+                training.terminate()  # it makes a checkpoint, and says so
+                print(training.stdout.read(), end="", flush=True)
                 raise
         if training.returncode:
             raise TrainingError(line.strip().removeprefix("TrainingError: ") or f"{name} was not trained")
@@ -315,8 +317,12 @@ def code_sets(codec: VQVAE, pictures: Pictures, run: Run) -> CodeSets:
     with processes.first_one_first():
         kept = _read(path, origin)
         if kept is None:
-            shown = {"train": pictures.train, "mirrored": pictures.train.flip(-1), "test": pictures.test}
-            kept = {name: encode_pictures(codec, part).numpy().astype(np.uint16) for name, part in shown.items()}
+            shown = {
+                "train": (pictures.train, False),
+                "mirrored": (pictures.train, True),
+                "test": (pictures.test, False),
+            }
+            kept = {name: encode_pictures(codec, *part).numpy().astype(np.uint16) for name, part in shown.items()}
             content = io.BytesIO()
             np.savez(content, origin=list(origin.values()), **kept)
             write_whole(path, content.getvalue())

@@ -1,6 +1,6 @@
 """Sets and domains of pictures, where they come from (downloads, folders, drawn) and the batches made of them.
 
-Imported by all above; imports nothing of ours but `hw2lib.training.progress`, and knows no model.
+Imported by all above; imports nothing of ours but `hw2lib.files` and `hw2lib.training.progress`, and knows no model.
 Files -> uint8 (N, 3, H, W), in memory or memory-mapped -> batches on the training device.
 """
 

@@ -60,7 +60,8 @@ class Archive:
 
 def notice(line: str) -> None:
     """One line for whoever watches; on standard error, because standard output belongs to results."""
-    if os.environ.get("RANK", "0") == "0":  # the first of several processes speaks for all
+    # The first of several processes speaks for all; RANK alone a job script may set as well.
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0":
         print(Problem(line), file=sys.stderr, flush=True)  # printable, whatever the names in it are
 
 

@@ -145,7 +145,10 @@ def _listing_digest(path: Path, files: list[Path], size: int) -> str:
     """16 hex digits over all that the squares depend on; a file is taken as changed by its length or time."""
     digest = hashlib.sha256(os.fsencode(f"{path.resolve()}\0{size}"))
     for file in files:
-        about = file.stat()
+        try:
+            about = file.stat()
+        except OSError as error:
+            raise DataError(f"{file} cannot be opened ({error.strerror}): run again") from None
         digest.update(os.fsencode(f"\0{file.relative_to(path)}\0{about.st_size}\0{about.st_mtime_ns}"))
     return digest.hexdigest()[:16]
 
@@ -171,7 +174,7 @@ def _write_squares(kept: Path, files: list[Path], shape: tuple[int, ...]) -> Non
             return
         for old in kept.parent.glob(".*.part"):
             if old != part and old.name.rsplit("-", 1)[0] == part.name.rsplit("-", 1)[0]:
-                old.unlink()  # of the same folder before it changed
+                old.unlink()  # of a folder of this name, as it was or elsewhere
         done = max(0, (part.stat().st_size if part.exists() else 0) - begin) // each
         try:
             if each * (len(files) - done) > shutil.disk_usage(kept.parent).free:

@@ -67,7 +67,10 @@ def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
 
 
 def save_picture(path: Path, picture: Tensor) -> None:
-    """Write a uint8 picture (3, H, W), in the format that the path ends in. Raises RunError if it cannot be written."""
+    """Write a uint8 picture (3, H, W), in the format that the path ends in.
+
+    Raises RunError if it cannot be written, and ShapeError if its format cannot hold it.
+    """
     content, kind = io.BytesIO(), Image.registered_extensions()[path.suffix.lower()]
     try:
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, kind, quality=95)

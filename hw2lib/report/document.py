@@ -28,7 +28,7 @@ TITLE = "CycleGAN and VQ-VAE: a measured reproduction"
 PUBLISHED = "cpu"
 
 # What the names of hidden folders begin with.
-MAKING = ".report-"
+MAKING = ".hw2lib-report-"
 ERROR_TAG = "papermill-error-cell-tag"
 # Tags of cells that no page shows: what is there to explore, say.
 NEVER_SHOWN = {"remove-cell", "play"}

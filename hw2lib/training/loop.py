@@ -77,6 +77,8 @@ def fit(
         return _loaded(model, run, device, precision)
     if start:
         start()
+        if not run.finished:
+            raise TrainingError(f"{run.folder} was not trained: several processes train what the parameters say alone")
         return _loaded(model, run, device, precision)
     fabric = _machine_for(run, device, precision)
     with _first_process_only(run.begin()), _signals() as caught, ExitStack() as stack:

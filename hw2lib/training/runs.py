@@ -29,6 +29,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,9 +53,7 @@ def runs_folder(folder: str | Path | None = None) -> Path:
     return files.user_path(folder or os.environ.get("HW2_RUNS") or ROOT / "runs", RunError)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """As files.write_whole. Raises RunError, as for a full disk."""
-    files.write_whole(path, content, RunError)
+write_whole = partial(files.write_whole, error=RunError)
 
 
 class Table:
@@ -219,8 +218,10 @@ class Run:
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise RunError(f"{self.folder} is being trained by another process: wait for it or stop it") from None
+            except OSError as error:  # such disks there are, on clusters
+                print(f"{self.folder} cannot be locked ({error.strerror}): do not train it twice at once", flush=True)
             self._write("config.json", self.config)
             if "ended" in (before := self.provenance):  # until it ends again it is half done
                 self._write("provenance.json", {name: fact for name, fact in before.items() if name != "ended"})

@@ -85,6 +85,7 @@ def test_a_notice_is_one_line_of_one_process(monkeypatch, capsys):
     """Names of two lines are shown in one, and of several processes only the first says something."""
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
         download.notice("two\nlines")
     assert capsys.readouterr().err == "two\\nlines\n"
 

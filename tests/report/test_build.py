@@ -110,7 +110,7 @@ def test_paths_are_meant_from_the_callers_folder(write_notebook, presets, tmp_pa
             r"cannot write .*file/notebooks/report\.ipynb \(Not a directory\): make room or choose another folder",
         ),
         ("/proc/out", r"cannot write /proc/out/notebooks/report\.ipynb \(.*\): make room or choose another folder"),
-        ("a" * 300, "is too long for a path: give a shorter one"),
+        ("a" * 300, r"is no path here \(File name too long\): give another one"),
         ("full", r"1 MB are free for .*full, and a report takes 60: make room or choose another folder"),
     ],
 )
@@ -127,7 +127,7 @@ def test_where_the_report_cannot_be_written_is_said_first(notebooks, presets, tm
 
 def test_what_a_kill_left_is_removed(notebooks, presets, tmp_path, monkeypatch):
     """Hidden folders of a build that was killed go at the start of the next one."""
-    left = tmp_path / ".report-abc" / "figures"
+    left = tmp_path / ".hw2lib-report-abc" / "figures"
     left.mkdir(parents=True)
     (left / "a.png").write_bytes(b"")
     monkeypatch.setattr(build, "execute", lambda *_: None)

@@ -191,10 +191,10 @@ def test_what_a_kill_leaves_of_a_file_goes_with_the_next_start(tmp_path):
     with subprocess.Popen(["true"]) as gone:
         pass
     ours, theirs, living = (
-        tmp_path / f".{name}.{process}.part"
+        tmp_path / f".{name}.{files.OURS}.{process}.part"
         for name, process in (("a.pt", os.getpid()), ("b", gone.pid), ("c", os.getppid()))
     )
-    others = [living, tmp_path / ".d.part", tmp_path / f"e.{gone.pid}.part", tmp_path / f".{2**99}.part"]
+    others = [living, tmp_path / ".d.part", tmp_path / f"e.{gone.pid}.part", tmp_path / ".film.2019.part"]
     for path in (ours, theirs, *others):
         path.write_text("half")
     os.utime(ours, (0, 0))  # of an earlier process of our number, as containers have them
