@@ -223,6 +223,7 @@ class Run:
             except OSError as error:  # such disks there are, on clusters
                 print(f"{self.folder} cannot be locked ({error.strerror}): do not train it twice at once", flush=True)
             self._write("config.json", self.config)
+            self._drop_old_checkpoints()  # a kill may have come between a new one and this
             if "ended" in (before := self.provenance):  # until it ends again it is half done
                 self._write("provenance.json", {name: fact for name, fact in before.items() if name != "ended"})
             yield
@@ -261,6 +262,9 @@ class Run:
         content = io.BytesIO()
         torch.save(state | {"tables": tables}, content)
         write_whole(self.folder / "checkpoint" / f"step-{step:08d}.pt", content.getvalue())
+        self._drop_old_checkpoints()
+
+    def _drop_old_checkpoints(self) -> None:
         for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
             old.unlink()
 

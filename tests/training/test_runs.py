@@ -129,3 +129,12 @@ def test_importing_training_is_quick():
     """lightning_fabric takes seconds: it is imported where a training begins."""
     code = "import sys, hw2lib.training; sys.exit('lightning_fabric' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_third_checkpoint_that_a_kill_has_left_goes(tmp_path):
+    """A kill between a new checkpoint and the removal of the oldest leaves three: the next start keeps the last two."""
+    run = Run("small", {}, tmp_path)
+    for step in (1, 2, 3):
+        runs.write_whole(run.folder / "checkpoint" / f"step-{step:08d}.pt", b"")
+    with run.begin():
+        assert [path.name for path in run._checkpoints()] == ["step-00000002.pt", "step-00000003.pt"]
