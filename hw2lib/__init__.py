@@ -43,6 +43,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def torchrun_rank() -> int | None:
+    """The number of this process among those that torchrun has started, 0 for the first; None if it was started otherwise.
+
+    Without torch, for what is said at start-up. A job script may set RANK by itself, so that alone says nothing.
+    """
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
 class Problem(Exception):
     """Something the user can put right: the message is one line that says what was wrong and what would be right."""
 

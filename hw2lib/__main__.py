@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from hw2lib import ROOT, Problem, files, in_one_line
+from hw2lib import ROOT, Problem, files, in_one_line, torchrun_rank
 
 
 def path(value: str | Path) -> Path:
@@ -227,11 +227,11 @@ def run(arguments: list[str] | None = None) -> None:
 def _end(line: str, code: int) -> None:
     # Of several processes the first says it and is gone at once, so that torchrun ends the others while they wait; one that
     # is still there then is alone with its problem. A stop is never that of one alone.
-    rank = int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else -1  # as processes.launched
-    time.sleep(10 if rank > 0 and code == 1 else 0)
-    if rank <= 0 or code == 1:
+    rank = torchrun_rank()
+    time.sleep(10 if rank and code == 1 else 0)
+    if not rank or code == 1:
         click.echo(line, err=True)
-    if rank >= 0:
+    if rank is not None:
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

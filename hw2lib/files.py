@@ -78,6 +78,16 @@ def write_whole(path: Path, content: bytes, error: type[Problem] = Problem) -> N
         os.close(directory)
 
 
+def as_sums(sums: dict[str, str]) -> str:
+    """Names and their sha256 as `sha256sum -c` reads them, in their order."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+
+
+def from_sums(text: str) -> dict[str, str]:
+    """The reverse of `as_sums`; a line that is none gives a name or a checksum that fits no file."""
+    return {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
+
+
 @cache  # once a process: a folder may have many files
 def _clear(folder: Path) -> None:
     """Remove the parts that killed processes left in a folder; those of processes that live are being written."""

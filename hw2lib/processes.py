@@ -4,7 +4,6 @@ Of W processes the r-th has the items r, r + W, ... of a batch, in the order tha
 by one. All processes call these functions at the same places. With one process they return what they are given.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hw2lib import Problem
+from hw2lib import Problem, torchrun_rank
 
 
 class GroupError(Problem):
@@ -23,7 +22,7 @@ class GroupError(Problem):
 
 def launched() -> bool:
     """Whether this process is one of several, as torchrun starts them."""
-    return dist.is_available() and dist.is_torchelastic_launched()
+    return torchrun_rank() is not None
 
 
 def together() -> bool:
@@ -37,7 +36,7 @@ def count() -> int:
 
 def rank() -> int:
     """0 is the first process, which alone writes and speaks."""
-    return dist.get_rank() if together() else int(os.environ["RANK"]) if launched() else 0
+    return dist.get_rank() if together() else torchrun_rank() or 0
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from typing import IO
 
 from tqdm.auto import tqdm
 
-from hw2lib import Problem, in_one_line
+from hw2lib import Problem, in_one_line, torchrun_rank
 from hw2lib.files import writing
 from hw2lib.training.progress import duration, somebody_watches
 
@@ -60,8 +60,7 @@ class Archive:
 
 def notice(line: str) -> None:
     """One line for whoever watches; on standard error, because standard output belongs to results."""
-    # The first of several processes speaks for all; RANK alone a job script may set as well.
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0":
+    if not torchrun_rank():  # the first of several processes speaks for all
         print(Problem(line), file=sys.stderr, flush=True)  # printable, whatever the names in it are
 
 

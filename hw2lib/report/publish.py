@@ -60,7 +60,7 @@ def _replace(build_folder: Path, named: list[dict], made: list[Run], root: Path)
             (root / "weights").mkdir(exist_ok=True)
             shutil.copy(run.kept_weights, root / "weights" / f"{run.name}.safetensors")
     results.mkdir(exist_ok=True)
-    (root / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums(root).items()), encoding="utf-8")
+    (root / SUMS).write_text(files.as_sums(sums(root)), encoding="utf-8")
 
 
 def sums(root: Path = ROOT) -> dict[str, str]:
@@ -76,10 +76,9 @@ def sums(root: Path = ROOT) -> dict[str, str]:
 def kept_sums(root: Path = ROOT) -> dict[str, str]:
     """As `sums`, as they were when the report was published. Raises ReportError."""
     try:
-        lines = (root / SUMS).read_text(encoding="utf-8").splitlines()
+        return files.from_sums((root / SUMS).read_text(encoding="utf-8"))
     except OSError:
         raise ReportError(f"{root / SUMS} is missing: get the whole repository") from None
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:

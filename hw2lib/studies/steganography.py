@@ -29,25 +29,25 @@ def noisy(pictures: Tensor, deviation: float) -> Tensor:
 def compressed(pictures: Tensor, quality: int, subsampling: str = "4:2:0") -> Tensor:
     """uint8 pictures (N, 3, H, W) as they come back from JPEG files; 4:2:0 halves the resolution of colours, 4:4:4 keeps it."""
 
-    def file(picture: Image.Image) -> Image.Image:
+    def through_a_file(picture: Image.Image) -> Image.Image:
         content = io.BytesIO()
         picture.save(content, "JPEG", quality=quality, subsampling=subsampling)
         return Image.open(content)
 
-    return _each(pictures, file)
+    return _each(pictures, through_a_file)
 
 
 def coarser(pictures: Tensor, planes: tuple[int, ...], by: int) -> Tensor:
     """uint8 pictures (N, 3, H, W) whose planes of YCbCr are averaged over `by` x `by` pixels and made smooth again."""
 
-    def file(picture: Image.Image) -> Image.Image:
+    def smoothed(picture: Image.Image) -> Image.Image:
         parts = list(picture.convert("YCbCr").split())
         for plane in planes:
             small = parts[plane].resize([side // by for side in picture.size], Image.Resampling.BOX)
             parts[plane] = small.resize(picture.size, Image.Resampling.BICUBIC)
         return Image.merge("YCbCr", parts).convert("RGB")
 
-    return _each(pictures, file)
+    return _each(pictures, smoothed)
 
 
 def exchanged(pictures: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def without_fine_colours(model: CycleGAN, pictures: Tensor, averaged: bool) -> d
     """Rows to look at, uint8 (N, 3, H, W): translations from a to b and back, with and without their finest colours."""
     there, back = model.generators(averaged)
     fakes = translate(there, pictures)
-    coarse = DISTURBANCES["chroma_2"](fakes)
+    coarse = coarser(fakes, CHROMA, 2)
     taken = (128 + AMPLIFIED * (fakes.float() - coarse)).clamp(0, 255).to(torch.uint8)
     rows = {"input": pictures, "translated": fakes, "coarser_colours": coarse, "taken_away": taken}
     return rows | {"back": translate(back, fakes), "back_without": translate(back, coarse)}

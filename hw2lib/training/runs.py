@@ -237,8 +237,7 @@ class Run:
         left = self._sums() or {
             str(path.relative_to(self.folder)) for pattern in SUMMED for path in self.folder.glob(pattern)
         }
-        sums = [f"{self._sum(name)}  {name}\n" for name in sorted(left)]
-        write_whole(self.folder / SUMS, "".join(sums).encode())
+        write_whole(self.folder / SUMS, files.as_sums({name: self._sum(name) for name in sorted(left)}).encode())
 
     def damaged(self) -> list[str]:
         """Names of files that are not as `seal` found them. A network that is gone is not counted: numbers need none."""
@@ -249,8 +248,7 @@ class Run:
 
     def _sums(self) -> dict[str, str]:
         path = self.folder / SUMS
-        lines = path.read_text(errors="replace").splitlines() or [""] if path.exists() else []
-        return {name: known for known, _, name in (line.partition("  ") for line in lines)}
+        return files.from_sums(path.read_text(errors="replace") or "\n") if path.exists() else {}
 
     def _sum(self, name: str) -> str | None:
         path = self.folder / name
