@@ -4,13 +4,15 @@ import re
 import shutil
 import subprocess
 import tempfile
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from unicodedata import normalize
 
 import matplotlib.image
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -180,15 +182,17 @@ def test_names_are_shown_as_they_are(tmp_path, monkeypatch):
 
 
 @given(st.lists(st.text(min_size=1, max_size=30), min_size=5, max_size=5))
+@example(["\U0002f800", "e\u0301", "\u212b", "\u03d3\u0301", "ﬁ"])
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.slow
 def test_any_name_is_shown_as_it_is(tmp_path_factory, names):
-    """The same for any text at all."""
+    """The same for any text at all; where Unicode has two codes for a letter, pandoc writes the usual one in places."""
     with pytest.MonkeyPatch.context() as patch:
         page = shown_in_html(written_up(names, patch), tmp_path_factory.mktemp("page"))
-    assert page.alts == [" ".join(f"Alt {printable(name)} end".split()) for name in names]
-    words = "".join(page.words.split())
-    assert all(words.count("".join(printable(name).split())) >= 10 for name in names)
+    alike = partial(normalize, "NFD")  # either code in its parts, which never join what stands beside them
+    assert [*map(alike, page.alts)] == [alike(" ".join(f"Alt {printable(name)} end".split())) for name in names]
+    words = alike("".join(page.words.split()))
+    assert all(words.count(alike("".join(printable(name).split()))) >= 10 for name in names)
 
 
 def test_letters_that_no_font_has_are_told(capsys):
