@@ -5,7 +5,7 @@ is changed follows the paper's own ablation (Zhu et al. 2017, arXiv:1703.10593, 
 homework's questions. Besides, what needs no training: the gradients of the objectives (`gradient_by_logit`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -60,6 +60,16 @@ def discriminator_step(model: CycleGAN, batch: tuple[Tensor, Tensor]) -> None:
     for parameter, grad in zip(model.parameters_of["discriminators"], grads_a + grads_b, strict=True):
         parameter.grad = grad
     model.optimizers["discriminators"].step()
+
+
+def discriminator_steps(model: CycleGAN, count: int) -> Callable[[Iterator[tuple[Tensor, Tensor]]], None]:
+    """For study.train_briefly: `count` updates of the discriminators alone before each step, each on a batch of its own."""
+
+    def train(stream: Iterator[tuple[Tensor, Tensor]]) -> None:
+        for batch in islice(stream, count):
+            discriminator_step(model, batch)
+
+    return train
 
 
 class Variant(NamedTuple):
@@ -203,11 +213,7 @@ def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path |
     model = variant.model(config_of(case["variant"], seed, sizes))
     batches = Pairs(domains.train_a, domains.train_b, sizes.size, seed, sizes.batch_size)
 
-    def train_discriminators(stream: Iterator[tuple[Tensor, Tensor]]) -> None:
-        for batch in islice(stream, variant.discriminator_steps - 1):
-            discriminator_step(model, batch)
-
-    history = train_briefly(model, batches, steps, seed, train_discriminators)
+    history = train_briefly(model, batches, steps, seed, discriminator_steps(model, variant.discriminator_steps - 1))
     fakes = {"ab": translate(model.g_ab, domains.test_a)}
     found = {}
     if isinstance(model, CycleGAN):

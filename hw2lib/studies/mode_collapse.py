@@ -37,15 +37,16 @@ def draw_ring(count: int, generator: torch.Generator) -> Tensor:
     return centres()[modes] + DEVIATION * torch.randn(count, 2, generator=generator)
 
 
-def coverage(samples: Tensor) -> dict[str, float]:
+def coverage(samples: Tensor, modes: Tensor | None = None) -> dict[str, float]:
     """modes: how many have at least LEAST_SHARE of the samples (N, 2) within NEAR; near: share near any mode.
 
-    No samples, or samples that are not numbers, cover nothing. The data have near = 1 - exp(-9/2) = .989.
+    Of the ring, or of `modes` (M, 2). No samples, or samples that are not numbers, cover nothing. The data have
+    near = 1 - exp(-9/2) = .989.
     """
-    near = torch.cdist(samples, centres()) <= NEAR  # (N, 8); the discs do not touch
+    near = torch.cdist(samples, centres() if modes is None else modes) <= NEAR  # (N, M); the discs do not touch
     count = max(1, len(samples))
-    modes = int((near.sum(0) >= max(1, LEAST_SHARE * count)).sum())
-    return {"modes": modes, "near": int(near.sum()) / count}
+    covered = int((near.sum(0) >= max(1, LEAST_SHARE * count)).sum())
+    return {"modes": covered, "near": int(near.sum()) / count}
 
 
 def generator_network(noise: int) -> nn.Sequential:

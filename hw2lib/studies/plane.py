@@ -1,0 +1,154 @@
+"""CycleGAN in the plane: between two rings of eight Gaussians its own losses and step, and seconds a training.
+
+What the homework asks of the losses (1.1) is decided here, where it can be counted: which modes are hit, whether the way
+back is known, and whether each mode goes to its nearest. Networks are perceptrons of 128 x 128; all else is CycleGAN's.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hw2lib.cyclegan import CycleGAN, CycleGANConfig
+from hw2lib.studies.cyclegan_parts import RestingDiscriminators, WithoutAdversary, discriminator_steps
+from hw2lib.studies.mode_collapse import DEVIATION, MODES, SAMPLES, centres, coverage
+from hw2lib.studies.study import Case, study, train_briefly
+from hw2lib.training import Run
+
+
+class Plane(CycleGAN):
+    """CycleGAN on points, float32 (B, 2), as they are."""
+
+    def _prepared(self, batch: Sequence[Tensor]) -> Iterator[Tensor]:
+        return iter(batch)
+
+    def _generator(self) -> nn.Module:
+        return perceptron(2)
+
+    def _discriminator(self) -> nn.Module:
+        return perceptron(1)
+
+
+class PlaneWithoutAdversary(WithoutAdversary, Plane):
+    """See cyclegan_parts."""
+
+
+class PlaneWithRestingDiscriminators(RestingDiscriminators, Plane):
+    """See cyclegan_parts."""
+
+
+def perceptron(outputs: int) -> nn.Sequential:
+    """Points (B, 2) to (B, outputs)."""
+    return nn.Sequential(nn.Linear(2, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, outputs))
+
+
+class Variant(NamedTuple):
+    """What differs from the first entry of VARIANTS."""
+
+    options: dict = {}  # noqa: RUF012 - never changed
+    model: type[Plane] = Plane
+    discriminator_steps: int = 1
+    overlapping: bool = False  # half of the modes of a are modes of b, too
+
+
+VARIANTS: dict[str, Variant] = {
+    "full": Variant(),  # least squares, cycle weight 10, no identity loss, no pool, the rate .001
+    "no_cycle_loss": Variant({"cycle_weight": 0.0}),
+    "no_adversarial_loss": Variant(model=PlaneWithoutAdversary),
+    "with_identity_loss": Variant({"identity_weight": 0.5}),
+    "overlapping": Variant(overlapping=True),
+    "overlapping_with_identity_loss": Variant({"identity_weight": 0.5}, overlapping=True),
+    **{f"cycle_weight_{weight:g}": Variant({"cycle_weight": weight}) for weight in (0.1, 1.0, 100.0)},
+    **{f"least_squares_{rate:g}": Variant({"learning_rate": rate}) for rate in (0.003, 0.01, 0.03)},
+    **{
+        f"cross_entropy_{rate:g}": Variant({"objective": "cross_entropy", "learning_rate": rate})
+        for rate in (0.001, 0.003, 0.01, 0.03)
+    },
+    "pool": Variant({"pool_size": 1024}),
+    "three_discriminator_steps": Variant(discriminator_steps=3),
+    "resting_discriminators": Variant(model=PlaneWithRestingDiscriminators),
+}
+SHARED = {"size": 32, "pool_size": 0, "learning_rate": 1e-3, "ema_decay": 0.0}  # the size is of no picture
+BATCH_SIZE = 128
+
+
+def modes(overlapping: bool) -> tuple[Tensor, Tensor]:
+    """The centres of a's modes and of b's, float32 (8, 2) each, at the same angles: b's at radius 2, a's at radius 1.
+
+    Of overlapping domains every second mode of a is where b's is.
+    """
+    b = centres()
+    a = b / 2
+    if overlapping:
+        a[::2] = b[::2]
+    return a, b
+
+
+def draw(around: Tensor, count: int, dice: torch.Generator) -> Tensor:
+    """Points of a domain, float32 (count, 2); each of its modes (8, 2) is equally likely."""
+    places = torch.randint(MODES, (count,), generator=dice)
+    return around[places] + DEVIATION * torch.randn(count, 2, generator=dice)
+
+
+def plane(runs=None, steps: int = 3000, seeds=range(10), variants: Sequence[str] = tuple(VARIANTS), n_jobs=1) -> Run:
+    """The study of `measure` over variants and seeds. Raises RunError."""
+    options = {name: described(name) for name in variants}
+    cases = [{"variant": variant, "seed": seed} for seed in seeds for variant in variants]
+    settings = {"steps": steps, "batch_size": BATCH_SIZE}
+    return study("plane", settings, cases, partial(measure, steps=steps), runs, {"variant": options}, n_jobs)
+
+
+def config_of(variant: str, seed: int) -> CycleGANConfig:
+    """The config of a variant's model."""
+    return CycleGANConfig(**SHARED | VARIANTS[variant].options, seed=seed)
+
+
+def described(variant: str) -> dict:
+    """All that a variant stands for, in JSON's types."""
+    its, config = VARIANTS[variant], config_of(variant, 0)
+    unused = {"seed", "size", "generator", "discriminator", "base_channels", "blocks"}
+    more = {"model": its.model.__name__, "discriminator_steps": its.discriminator_steps, "overlapping": its.overlapping}
+    return config.model_dump(mode="json", exclude=unused) | more
+
+
+def measure(case: Case, steps: int) -> dict[str, float]:
+    """Train the variant of the case with its seed, and look at where 2,500 new points of each domain go.
+
+    modes_ab, near_ab and so on: `coverage` of the other domain's modes. cycle_aba: mean distance of F(G(x)) to x; moved_ab:
+    mean distance of G(x) to x. Of a's eight centres: hit, how many of b's modes are nearest to one of their translations; kept,
+    how many go to the mode at their own angle; x_0, y_0, ... y_7, where they go. And what `step` returns, as means over
+    the last tenth of the steps.
+    """
+    variant, seed = VARIANTS[case["variant"]], case["seed"]
+    a, b = modes(variant.overlapping)
+    dice = torch.Generator().manual_seed(seed)
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield draw(a, BATCH_SIZE, dice), draw(b, BATCH_SIZE, dice)
+
+    model = variant.model(config_of(case["variant"], seed))
+    history = train_briefly(model, batches, steps, seed, discriminator_steps(model, variant.discriminator_steps - 1))
+    from_a, from_b = draw(a, SAMPLES, dice), draw(b, SAMPLES, dice)
+    with torch.no_grad():
+        in_b, in_a, ends = model.g_ab(from_a), model.g_ba(from_b), model.g_ab(a)
+        back_a, back_b = model.g_ba(in_b), model.g_ab(in_a)
+    goals = torch.cdist(ends, b).argmin(1)
+    found = {f"{name}_ab": value for name, value in coverage(in_b, b).items()}
+    found |= {f"{name}_ba": value for name, value in coverage(in_a, a).items()}
+    found |= {
+        "cycle_aba": distance(back_a, from_a),
+        "cycle_bab": distance(back_b, from_b),
+        "moved_ab": distance(in_b, from_a),
+        "hit": len(goals.unique()),
+        "kept": int((goals == torch.arange(MODES)).sum()),
+    }
+    found |= {f"{axis}_{mode}": float(ends[mode, place]) for place, axis in enumerate("xy") for mode in range(MODES)}
+    return found | {name: float(losses[-max(1, steps // 10) :].mean()) for name, losses in history.items()}
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """Mean Euclidean distance of points, (N, 2) each."""
+    return float((one - other).norm(dim=1).mean())
