@@ -119,6 +119,7 @@ class VQVAEParameters(Parameters):
     kmeans_init: bool = True
     restart_dead: bool = True
     comparison_updates: int = Field(0, ge=0, le=10_000_000)
+    longer_runs: bool = False
     prior_epochs: Epochs = 4
     prior_channels: int = Field(32, ge=1, le=4096)
     judged_pictures: int = Field(256, ge=16, le=1_000_000)

@@ -221,6 +221,12 @@ class NoiseAverages(EMAVectorQuantizer):
         self.codebook.copy_(self.sums / self.counts[:, None])
 
 
+def with_noise_averages(config: VQVAEConfig) -> VQVAE:
+    """A VQ-VAE whose averages start as NoiseAverages."""
+    sizes = (config.num_codes, config.code_dim, config.commitment, config.decay)
+    return _with_quantizer(config, lambda: NoiseAverages(*sizes))
+
+
 def starts(pictures: Pictures, runs=None, updates=1000, seeds=(0, 1, 2), config=DEFAULT, n_jobs=1) -> Run:
     """The study of `measure_start` over STARTS and seeds. Raises RunError."""
     cases = [{"start": start, "seed": seed} for seed in seeds for start in STARTS]
@@ -234,9 +240,7 @@ def measure_start(case: Case, pictures: Pictures, updates: int, config=DEFAULT) 
     Also perplexity_at_100 and perplexity_at_500 if it gets there: means of the 20 training batches around these updates.
     """
     asked = config_as_others(config, pictures, case["seed"], **STARTS_OPTIONS, **STARTS[case["start"]])
-    sizes = (asked.num_codes, asked.code_dim, asked.commitment, asked.decay)
-    noise = case["start"] == "noise_averages"
-    model = _with_quantizer(asked, lambda: NoiseAverages(*sizes)) if noise else VQVAE(asked)
+    model = with_noise_averages(asked) if case["start"] == "noise_averages" else VQVAE(asked)
     history = train(model, pictures, updates)
     early = {
         f"perplexity_at_{at}": float(history["perplexity"][at - 10 : at + 10].mean())

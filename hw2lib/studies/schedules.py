@@ -1,0 +1,72 @@
+"""Was the training long enough, and what do the curves owe to its settings? The whole training once more, otherwise.
+
+"vqvae-half" and "vqvae-double" have half and twice the epochs, each with its whole schedule. "vqvae-usual" is set as the
+best-known notebook of this network (zalandoresearch/pytorch-vq-vae) and keeps a tenth of the training pictures for scores.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from hw2lib.data import Batches, Pictures, random_stream
+from hw2lib.evaluation.codec import evaluate_vqvae
+from hw2lib.parameters import VQVAEParameters
+from hw2lib.studies.codebooks import with_noise_averages
+from hw2lib.training import Run, fit
+from hw2lib.vqvae import VQVAE, VQVAEConfig
+
+EPOCHS = {"vqvae-half": 0.5, "vqvae-double": 2.0, "vqvae-usual": 1.0}  # of those of the run itself
+USUAL = {"decay": 0.99, "kmeans_init": False, "restart_dead": False, "learning_rate": 1e-3, "schedule": "constant"}
+
+
+def whole_training(name: str, config: VQVAEConfig, pictures: Pictures, asked: VQVAEParameters) -> Run | None:
+    """The run of this name in EPOCHS, published or made anew, as `asked` says; None if it says that there is none."""
+    if asked.experiments == "published":
+        return Run.published(name)
+    if not asked.longer_runs:
+        return None
+    held_out = None
+    if name == "vqvae-usual":
+        pictures, held_out = with_held_out(pictures)
+        model = usual(config)
+    else:
+        model = VQVAE(config)
+
+    def scores(folder, epoch: int) -> dict[str, float]:
+        found = evaluate_vqvae(model, pictures.test)
+        if held_out is not None:
+            others = evaluate_vqvae(model, held_out)
+            found |= {score.replace("test", "held_out"): value for score, value in others.items()}
+        return found
+
+    return fit(
+        model,
+        Batches(pictures.train, asked.batch_size, asked.seed),
+        name=name,
+        epochs=max(1, round(EPOCHS[name] * asked.epochs)),
+        evaluate=scores,
+        shown=("reconstruction", "vq", "perplexity", "test_nmse", "test_perplexity"),
+        data=pictures.description,
+        numbers_only=True,
+        **asked.machine,
+    )
+
+
+def usual(config: VQVAEConfig) -> VQVAE:
+    """A network for the same pictures as others set it: averages that start as noise, and the loss of plain means.
+
+    In these the commitment is not multiplied by `latent_weight`; here beta is divided by it.
+    """
+    plain = config.commitment / VQVAE(config).latent_weight
+    return with_noise_averages(config.model_copy(update={**USUAL, "codebook": "ema", "commitment": plain}))
+
+
+def with_held_out(pictures: Pictures) -> tuple[Pictures, torch.Tensor]:
+    """The pictures without a tenth of the training pictures, and this tenth, (N, 3, H, W), drawn at random."""
+    order = torch.randperm(len(pictures.train), generator=random_stream(1))
+    held, kept = order.tensor_split([max(1, len(order) // 10)])
+    labels = pictures.train_labels
+    fewer = replace(
+        pictures, train=pictures.train[kept], train_labels=None if labels is None else labels[kept], mapped=""
+    )
+    return fewer, pictures.train[held]
