@@ -10,9 +10,9 @@ from torch import Tensor
 from hw2lib.evaluation.translations import load_strip
 from hw2lib.report.figures import labelled_rows
 from hw2lib.report.style import LINES, OTHER, styled
-from hw2lib.report.titles import pace, title
-from hw2lib.studies import cyclegan_parts, posterior_collapse
-from hw2lib.studies.study import by_case, values
+from hw2lib.report.titles import SHORT_TITLES, pace, title
+from hw2lib.studies import cyclegan_parts, plane, posterior_collapse
+from hw2lib.studies.study import by_case, rows, values
 from hw2lib.training import Run
 
 Series = dict[str, dict[float, list[float]]]  # label -> level -> a value for each seed
@@ -72,6 +72,29 @@ def by_level(panels: dict[str, Series], xlabel: str) -> Figure:
         axes.set_xticklabels([f"{level:g}" for level in levels])
     if any(label for series in panels.values() for label in series):
         grid[0, -1].legend(fontsize=7)
+    return figure
+
+
+@styled
+def plane_arrows(run: Run, variants: Sequence[str], count: int = 3) -> Figure:
+    """Where each of a's modes goes in the plane: a column a variant, a row for each of the first seeds, an arrow a mode."""
+    seeds = sorted({row["seed"] for row in rows(run)})[:count]
+    size = (7.4, 7.4 * len(seeds) / len(variants) + 0.3)
+    figure, grid = plt.subplots(len(seeds), len(variants), figsize=size, layout="constrained", squeeze=False)
+    colours = plt.colormaps["hsv"](np.linspace(0, 1, plane.MODES, endpoint=False)) * (0.85, 0.85, 0.85, 1)
+    for row in rows(run):
+        if row["seed"] not in seeds or row["variant"] not in variants:
+            continue
+        axes = grid[seeds.index(row["seed"]), variants.index(row["variant"])]
+        starts, goals = plane.modes(plane.VARIANTS[row["variant"]].overlapping)
+        axes.plot(*goals.T, "o", color=OTHER, fillstyle="none", markersize=7, markeredgewidth=0.8)
+        for start, end, colour in zip(starts.tolist(), plane.ends(row).tolist(), colours, strict=True):
+            axes.plot(*start, ".", color=colour, markersize=5)
+            axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "shrinkA": 0, "shrinkB": 0})
+        axes.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal")
+        axes.axis("off")
+        if row["seed"] == seeds[0]:
+            axes.set_title(SHORT_TITLES.get(row["variant"], title(row["variant"])), fontsize=7)
     return figure
 
 

@@ -1,7 +1,7 @@
 """
 Every table of the report: numbers in, rows out, a list of dicts of column -> cell for `show.table`.
 
-    of a study (a run)       scores(run, variants)  balances(run)  terms(run)  starts(run)  quantizers(run)  provenance(run)
+    of a study (a run)       scores(run, variants)  plane(run, variants)  balances(run)  terms(run)  starts(run)  quantizers(run)  provenance(run)
     of metrics (dicts)       card(rows)  beside(found)  hidden(found)  gradients(facts)  likelihoods(rows, places)
                              identities(found, places)  codecs(reconstruction)  comparison(found)  fids(found)
     of networks              layers(network, x)  losses(found)  count_weights(network)
@@ -20,7 +20,9 @@ from hw2lib.evaluation.codec import CODEC_BITS
 from hw2lib.evaluation.metrics import psnr
 from hw2lib.report.markdown import escape
 from hw2lib.report.titles import Entry, plus_minus, size, title
-from hw2lib.studies.study import by_case
+from hw2lib.studies.findings import lead
+from hw2lib.studies.plane import outcomes
+from hw2lib.studies.study import by_case, rows
 from hw2lib.training.progress import duration
 from hw2lib.training.runs import Run
 
@@ -121,6 +123,24 @@ def scores(run: Run, variants: Sequence[str]) -> list[Row]:
         }
 
     return [end("doing_nothing"), *map(variant, variants), end("true_counterparts")]
+
+
+def plane(run: Run, variants: Sequence[str]) -> list[Row]:
+    """Variants of CycleGAN in the plane (studies.plane), from a to b."""
+    cases, found = by_case(run), outcomes(rows(run))
+    return [
+        {
+            "case": title(name),
+            "all modes hit": f"{found[name]['hit']} of {found[name]['trainings']}",
+            "near a mode": f"{cases[name]['near_ab']['mean']:.2f}",
+            "there and back": f"{cases[name]['cycle_aba']['mean']:.4f}",
+            "moved": f"{cases[name]['moved_ab']['mean']:.2f}",
+            "kept, turned, mirrored": ", ".join(str(found[name][kind]) for kind in ("kept", "turned", "mirrored")),
+            "loss of G": f"{cases[name]['g_ab']['mean']:.2f}",
+            "lead of D": f"{lead(cases[name]):.2f}",
+        }
+        for name in variants
+    ]
 
 
 def balances(run: Run) -> list[Row]:

@@ -42,6 +42,15 @@ TITLES = {
     "three_discriminator_steps": "3 discriminator steps",
     "resting_discriminators": "discriminator every 3rd step",
     "siamese_for_cycle_loss": "siamese in place of the cycle loss",
+    # variants of the plane
+    "overlapping": "overlapping domains",
+    "overlapping_with_identity_loss": "overlapping, with identity loss",
+    **{f"cycle_weight_{weight}": f"cycle weight {weight}" for weight in ("0.1", "1", "100")},
+    **{
+        f"{objective}_{rate}": f"{objective.replace('_', ' ')}, rate {rate}"
+        for objective in ("least_squares", "cross_entropy")
+        for rate in ("0.001", "0.003", "0.01", "0.03")
+    },
     # disturbances of a translation
     **{f"noise_{deviation}": f"noise, {deviation} grey levels" for deviation in (3, 10)},
     **{f"luma_{by}": f"brightness at 1/{by} of the resolution" for by in (2, 4)},
@@ -77,6 +86,9 @@ SHORT_TITLES = {
     "without": "without",
     "with_identity": "with",
     "no_adversarial_loss": "no adversary",
+    "no_cycle_loss": "no cycle loss",
+    "overlapping": "overlapping",
+    "overlapping_with_identity_loss": "overlapping + identity",
     "with_identity_loss": "+ identity",
     "unet_generator": "U-Net",
     "whole_picture_discriminator": "whole picture",

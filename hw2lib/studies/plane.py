@@ -149,6 +149,35 @@ def measure(case: Case, steps: int) -> dict[str, float]:
     return found | {name: float(losses[-max(1, steps // 10) :].mean()) for name, losses in history.items()}
 
 
+def ends(row: dict) -> Tensor:
+    """Where a's eight centres go in a measured row, (8, 2)."""
+    return torch.tensor([[row[f"x_{mode}"], row[f"y_{mode}"]] for mode in range(MODES)])
+
+
+def order(row: dict) -> str:
+    """How a's centres lie among b's modes: "kept" at their angles, "turned" by one angle all, "mirrored", or "other"."""
+    goals, own = torch.cdist(ends(row), centres()).argmin(1), torch.arange(MODES)
+    if (goals == own).all():
+        return "kept"
+    if len(((goals - own) % MODES).unique()) == 1:
+        return "turned"
+    return "mirrored" if len(((goals + own) % MODES).unique()) == 1 else "other"
+
+
+def outcomes(measured: list[dict]) -> dict[str, dict[str, int]]:
+    """Of each variant's trainings: how many there are, "trainings", how many "hit" all modes both ways, and of these each `order`."""
+    found: dict[str, dict[str, int]] = {}
+    for row in measured:
+        its = found.setdefault(
+            row["variant"], dict.fromkeys(("trainings", "hit", "kept", "turned", "mirrored", "other"), 0)
+        )
+        its["trainings"] += 1
+        if row["modes_ab"] == row["modes_ba"] == MODES:
+            its["hit"] += 1
+            its[order(row)] += 1
+    return found
+
+
 def distance(one: Tensor, other: Tensor) -> float:
     """Mean Euclidean distance of points, (N, 2) each."""
     return float((one - other).norm(dim=1).mean())
