@@ -39,7 +39,7 @@ def labels_for(prior: GatedPixelCNN, count: int, name: str | None) -> Tensor | N
 
 
 def class_rows(model: VQVAE, prior: GatedPixelCNN, each: int, seed: int) -> dict[str, Tensor]:
-    """`each` new pictures of each class by its name, uint8 (each, 3, H, W), all drawn in one batch.
+    """Pictures of each class by its name, uint8 (1 + each, 3, H, W): the likeliest code each time, then `each` drawn.
 
     Without classes there are four such rows.
     """
@@ -47,8 +47,10 @@ def class_rows(model: VQVAE, prior: GatedPixelCNN, each: int, seed: int) -> dict
     unnamed = [f"class {label}" for label in range(classes)] or [f"new {number}" for number in range(1, 5)]
     names = prior.config.class_names or unnamed
     labels = torch.arange(classes).repeat_interleave(each) if classes else None
-    maps = prior.sample(len(names) * each, labels, seed=seed)
-    return dict(zip(names, decode_pictures(model, maps).split(each), strict=True))
+    drawn = prior.sample(len(names) * each, labels, seed=seed)  # in one batch
+    likeliest = prior.sample(len(names), None if labels is None else labels[::each], seed=seed, top_k=1)
+    maps = torch.cat([likeliest[:, None], drawn.unflatten(0, (len(names), each))], 1)  # (classes, 1 + each, h, w)
+    return dict(zip(names, decode_pictures(model, maps.flatten(0, 1)).split(1 + each), strict=True))
 
 
 def draw_pictures(model: VQVAE, prior: GatedPixelCNN, count: int, seed: int, **options) -> Tensor:

@@ -230,11 +230,11 @@ def summary_section(notebooks: dict[str, NotebookNode], figures: dict[str, int])
                 raise ReportError(f"{where}: a claim needs a heading above it")
             if headings.count(heading) > 1:
                 raise ReportError(f"the heading {heading!r} stands there twice, and a claim under it: rename one")
-            columns = {"": words["section"], "the homework says": words["says"], "verdict": words["verdict"]}
-            rows.append(columns | {"evidence": f"[{heading}](#{anchor(heading)})"})
+            columns = {"": f"[{words['section']}](#{anchor(heading)})", "the homework says": words["says"]}
+            rows.append((words["section"], columns | {"verdict": words["verdict"], "because": words["why"]}))
     # By the homework's sections, whatever the order of the notebooks.
-    rows.sort(key=lambda row: row[""])
-    parts = ["\n".join(results), show.pipe_table(rows) if rows else ""]
+    table = [row for _, row in sorted(rows, key=lambda row: row[0])]
+    parts = ["\n".join(results), show.pipe_table(table) if table else ""]
     return ["## In short", *filter(None, parts)] if any(parts) else []
 
 

@@ -1,7 +1,8 @@
 """
 Every table of the report: numbers in, rows out, a list of dicts of column -> cell for `show.table`.
 
-    of a study (a run)       scores(run, variants)  plane(run, variants)  balances(run)  terms(run)  starts(run)  quantizers(run)  provenance(run)
+    of a study (a run)       scores(run, variants)  plane(run, variants)  terms(run)  starts(run)  quantizers(run)
+    of runs                  provenance(run)  schedules(runs)
     of metrics (dicts)       card(rows)  beside(found)  hidden(found)  gradients(facts)  likelihoods(rows, places)
                              identities(found, places)  codecs(reconstruction)  comparison(found)  fids(found)
     of networks              layers(network, x)  losses(found)  count_weights(network)
@@ -143,22 +144,6 @@ def plane(run: Run, variants: Sequence[str]) -> list[Row]:
     ]
 
 
-def balances(run: Run) -> list[Row]:
-    """How the generator's loss follows the discriminator's updates, in the ablations."""
-    cases = by_case(run)
-    updates = {"resting_discriminators": "1/3", "full": "1", "three_discriminator_steps": "3"}
-    return [
-        {
-            "discriminator updates a step": count,
-            "G's adversarial loss": plus_minus(cases[name]["g_ab"], 2),
-            "D's loss": plus_minus(cases[name]["d_b"], 2),
-            "D(real)": plus_minus(cases[name]["d_b_real"], 2),
-            "D(translated)": plus_minus(cases[name]["d_b_fake"], 2),
-        }
-        for name, count in updates.items()
-    ]
-
-
 def card(rows: dict[str, dict[str, float]]) -> list[Row]:
     """Sets of pictures between their two ends: translations into one domain, or new pictures (evaluation.scorecards)."""
     return [{"pictures": title(name)} | _distances(row) for name, row in rows.items()]
@@ -271,6 +256,22 @@ def quantizers(run: Run) -> list[Row]:
     return [
         {"quantiser": ours.get(name, title(name))} | _codec_scores(found)
         for name, found in sorted(by_case(run).items(), key=lambda item: -item[1]["test_nmse"]["mean"])
+    ]
+
+
+def schedules(runs: Mapping[str, Run]) -> list[Row]:
+    """Whole trainings of the VQ-VAE by name, the shortest first: scores of the test set after the last epoch."""
+    return [
+        {
+            "training": title(name),
+            "epochs": str(len(run.epochs["epoch"])),
+            "NMSE": f"{run.epochs['test_nmse'][-1]:.4f}",
+            "lowest (epoch)": f"{run.epochs['test_nmse'].min():.4f} ({run.epochs['test_nmse'].argmin() + 1})",
+            "VQ loss": f"{run.epochs['test_vq'][-1]:.4f}",
+            "perplexity": f"{run.epochs['test_perplexity'][-1]:.0f}",
+            "codes used": f"{run.epochs['test_codes_used'][-1]:.0f}",
+        }
+        for name, run in sorted(runs.items(), key=lambda item: len(item[1].epochs["epoch"]))
     ]
 
 

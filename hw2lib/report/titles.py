@@ -58,6 +58,11 @@ TITLES = {
     "exchanged": "the finest colours of another picture",
     **{f"jpeg_{quality}_444": f"JPEG {quality}, all colours (4:4:4)" for quality in (95, 75)},
     **{f"jpeg_{quality}": f"JPEG {quality}, colours at 1/2 (4:2:0)" for quality in (95, 75)},
+    # whole trainings of a VQ-VAE
+    "vqvae": "as above",
+    "vqvae-half": "half as long",
+    "vqvae-double": "twice as long",
+    "vqvae-usual": "set as others do",
     # codebooks and quantisers
     "gradient": "learnt by its loss",
     "ema": "of moving averages",

@@ -18,17 +18,17 @@ def load_or_run(name: str, asked, **given) -> Run:
 
     from hw2lib.studies import codebooks, cyclegan_parts, mode_collapse, plane, posterior_collapse
 
-    shared = {"runs": asked.runs, "seeds": range(asked.answer_seeds), "n_jobs": asked.jobs}
     study, length = {
-        "ablations": (cyclegan_parts.ablate, "steps"),
-        "plane": (plane.plane, "steps"),
+        "ablations": (cyclegan_parts.ablate, "answer_steps"),
+        "plane": (plane.plane, "plane_steps"),
         "linear-vae": (posterior_collapse.linear_vae, None),
-        "decoder-power": (posterior_collapse.decoder_power, "steps"),
-        "ring": (mode_collapse.ring, "steps"),
-        "codebook-terms": (codebooks.terms, "updates"),
-        "codebook-starts": (codebooks.starts, "updates"),
-        "codebook-quantizers": (codebooks.other_quantizers, "updates"),
+        "decoder-power": (posterior_collapse.decoder_power, "answer_steps"),
+        "ring": (mode_collapse.ring, "answer_steps"),
+        "codebook-terms": (codebooks.terms, "answer_updates"),
+        "codebook-starts": (codebooks.starts, "answer_updates"),
+        "codebook-quantizers": (codebooks.other_quantizers, "answer_updates"),
     }[name]
+    seeds = asked.plane_seeds if name == "plane" else asked.answer_seeds
     if length:
-        shared[length] = getattr(asked, f"answer_{length}")
-    return study(**shared, **given)
+        given[length.partition("_")[2]] = getattr(asked, length)
+    return study(runs=asked.runs, seeds=range(seeds), n_jobs=asked.jobs, **given)

@@ -40,13 +40,15 @@ def test_completions_keep_the_upper_half(labelled, new_prior, monkeypatch):
 
 
 def test_every_class_has_its_row(either, new_prior):
-    """Rows bear the classes' names and are drawn under their labels; without classes there are four plain rows."""
+    """Rows bear the classes' names and are drawn under their labels, behind the likeliest; else there are four rows."""
     network, classes = new_prior(either), either.pictures.classes
     rows = new_pictures.class_rows(either.model, network, 3, seed=5)
     assert tuple(rows) == (classes or ("new 1", "new 2", "new 3", "new 4"))
     labels = torch.tensor([0, 0, 0, 1, 1, 1]) if classes else None
     whole = decode_pictures(either.model, network.sample(3 * len(rows), labels, seed=5))
-    assert torch.equal(torch.cat([*rows.values()]), whole)
+    assert torch.equal(torch.cat([row[1:] for row in rows.values()]), whole)
+    first = network.sample(1, labels[:1] if classes else None, seed=9, top_k=1)
+    assert torch.equal(rows[next(iter(rows))][:1], decode_pictures(either.model, first))
 
 
 def test_labels_are_those_of_the_name(either, new_prior):
