@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from hw2lib.evaluation.translations import load_strip
 from hw2lib.report.figures import labelled_rows
-from hw2lib.report.style import LINES, OTHER, styled
+from hw2lib.report.style import LINES, OTHER, TEST, TRAIN, legend_below, styled
 from hw2lib.report.titles import SHORT_TITLES, pace, title
 from hw2lib.studies import cyclegan_parts, plane, posterior_collapse
 from hw2lib.studies.study import by_case, rows, values
@@ -24,7 +25,7 @@ def objective_gradients(outputs: np.ndarray, gradients: dict[str, np.ndarray]) -
 
     outputs (N,), gradients by objective (N,) each: cyclegan_parts.gradient_by_logit. Drawn are absolute values.
     """
-    figure, axes = plt.subplots(figsize=(6.0, 2.9), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for (name, gradient), (colour, style) in zip(gradients.items(), LINES, strict=False):
         axes.plot(
             outputs,
@@ -40,10 +41,10 @@ def objective_gradients(outputs: np.ndarray, gradients: dict[str, np.ndarray]) -
     axes.set(
         xlabel="output of the discriminator on a translation: left, it is sure that this is none of its pictures",
         ylabel="size of the gradient",
-        ylim=(0, 4),
+        ylim=(0, 6.3),  # cuts least squares below -2, where none of its outputs lie
     )
     axes.xaxis.label.set_fontsize(8)
-    axes.legend(fontsize=7)
+    legend_below(figure)
     return figure
 
 
@@ -70,8 +71,7 @@ def by_level(panels: dict[str, Series], xlabel: str) -> Figure:
                 axes.plot([place] * len(seeds), seeds, ".", color=colour, alpha=0.5, markersize=4)
         axes.set(title=words, xlabel=xlabel, xticks=range(len(levels)))
         axes.set_xticklabels([f"{level:g}" for level in levels])
-    if any(label for series in panels.values() for label in series):
-        grid[0, -1].legend(fontsize=7)
+    legend_below(figure)
     return figure
 
 
@@ -164,17 +164,14 @@ def seen_places(fields: dict[str, Tensor], place: int, height: int, width: int) 
     for axes, (name, found) in zip(grid[0], fields.items(), strict=True):
         sheet = np.ones((height, width, 3))
         for other, seen in enumerate(found[place].tolist()):
-            wanted = other < place
-            colour = (0.23, 0.44, 0.71) if seen and wanted else (0.82, 0.29, 0.36) if seen or wanted else None
-            if colour:
-                sheet[divmod(other, width)] = colour
+            row, column = divmod(other, width)
+            if seen or other < place:
+                sheet[row, column] = to_rgb(TRAIN if seen and other < place else TEST)
+            if other < place and not seen:
+                axes.text(column, row, "x", ha="center", va="center", color="white", fontsize=9)
         sheet[divmod(place, width)] = 0.1
         axes.imshow(sheet, interpolation="nearest")
         axes.set_title(title(name))
         axes.set(xticks=np.arange(width) - 0.5, yticks=np.arange(height) - 0.5, xticklabels=[], yticklabels=[])
         axes.tick_params(length=0)
-        for other in (~found[place]).nonzero().flatten().tolist():
-            if other < place:
-                row, column = divmod(other, width)
-                axes.text(column, row, "x", ha="center", va="center", color="white", fontsize=9)
     return figure

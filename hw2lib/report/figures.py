@@ -4,17 +4,23 @@ One function a figure: numbers and tensors in, a matplotlib figure out. Nothing 
 What has a name in the results comes under its identifier; the figure shows its title (hw2lib.report.titles).
 """
 
+import textwrap
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from hw2lib import printable
-from hw2lib.report.style import OTHER, TEST, TRAIN, fonts_for, styled
+from hw2lib.report.style import DOTS_PER_INCH, LEVELS, OTHER, TEST, TRAIN, fonts_for, legend_below, styled
 from hw2lib.report.titles import SHORT_TITLES, title
 
+ROOM = 1040  # pixels across the page for pictures, beside their labels
 # Scores of the test set after each epoch.
 SCORES = {
     "zebra_ab": "share called zebra, A to B",
@@ -28,57 +34,88 @@ SCORES = {
 
 def picture_sheet(pictures: Tensor, columns: int) -> np.ndarray:
     """uint8 pictures (N, 3, H, W) as one array (rows H, columns W, 3) with one-pixel white lines between."""
-    white = pictures.new_full((-len(pictures) % columns, *pictures.shape[1:]), 255)
-    sheet = make_grid(torch.cat([pictures, white]), columns, padding=1, pad_value=255)
+    sheet = make_grid(_whole_rows(pictures, columns), columns, padding=1, pad_value=255)
     # make_grid puts a line around the sheet, too, but not around a single picture.
     inner = slice(1, -1) if max(len(pictures), columns) > 1 else slice(None)
     return sheet[:, inner, inner].permute(1, 2, 0).numpy()
 
 
-def _show_sheet(axes, sheet: np.ndarray, words: str = "") -> None:
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set_title(words)
+def _whole_rows(pictures: Tensor, columns: int) -> Tensor:
+    """Pictures (N, 3, H, W), and white ones up to a multiple of `columns`."""
+    return torch.cat([pictures, pictures.new_full((-len(pictures) % columns, *pictures.shape[1:]), 255)])
+
+
+def _sheet(
+    batch: Tensor, columns: int, labels: Sequence[str] = (), titles: Sequence[str] = (), largest: int = 128
+) -> Axes:
+    """Pictures at the whole multiple of their pixels that fits, with a label at the left of each row, a title over each column.
+
+    In the file each of their pixels is a square of equally many: nothing is resampled. A picture is made no wider than
+    `largest`. In the data coordinates of the axes, too, a picture's pixel is 1 x 1.
+    """
+    sheet, (height, width) = picture_sheet(batch, columns), batch.shape[2:]
+    by = max(1, min(ROOM // sheet.shape[1], largest // width))
+    size = by * np.array(sheet.shape[1::-1])  # pixels of the figure, (width, height)
+    figure = plt.figure(figsize=size / DOTS_PER_INCH)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
     axes.axis("off")
+    letters = 7 * max(1, size[0] / ROOM)  # points; what is wider than a page is seen smaller
+    lines = max(1, int(by * height / (2.5 * letters)))  # that a row has room for
+    for row, label in enumerate(map(printable, labels)):
+        words = textwrap.fill(label, 13, max_lines=lines, placeholder=" ...")
+        text = axes.text(-8 / by, (height + 1) * row + height / 2, words, ha="right", va="center")
+        text.set(fontsize=letters, fontfamily=fonts_for(label), parse_math=False)  # it may be anybody's name
+    for column, words in enumerate(titles):
+        axes.text((width + 1) * column + width / 2, -5 / by, words, ha="center", va="bottom", fontsize=letters + 1)
+    box = axes.get_tightbbox()
+    margin = np.ceil([-box.x0, box.y1 - size[1]])  # left, top
+    figure.set_size_inches((size + margin + 0.5) / DOTS_PER_INCH)  # a file has whole pixels: half of one is cut off
+    axes.set_position((margin[0] / figure.bbox.width, 0, *size / figure.bbox.size))
+    figure.patch.set_in_layout(True)  # what frames the figure tightly then frames all of it, at whole pixels
+    return axes
 
 
 @styled
-def pictures(batch: Tensor, columns: int = 12) -> Figure:
+def pictures(batch: Tensor, columns: int = 8) -> Figure:
     """A sheet of uint8 pictures (N, 3, H, W)."""
-    sheet = picture_sheet(batch, columns)
-    figure, axes = plt.subplots(figsize=(6.4, 6.4 * sheet.shape[0] / sheet.shape[1]))
-    _show_sheet(axes, sheet)
-    return figure
+    return _sheet(batch, columns).figure
 
 
 @styled
-def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 12) -> Figure:
+def reconstructions(originals: Tensor, decoded: Tensor, columns: int = 8) -> Figure:
     """Originals and reconstructions, uint8 (N, 3, H, W) each, in alternating rows: each one stands above its own."""
-    rows = [part for pair in zip(originals.split(columns), decoded.split(columns), strict=True) for part in pair]
-    sheets = [picture_sheet(row, columns) for row in rows]
-    width = max(sheet.shape[1] for sheet in sheets)
-    height = sum(sheet.shape[0] for sheet in sheets)
-    figure, grid = plt.subplots(len(sheets), 1, figsize=(6.4, 6.4 * height / width + 0.12 * len(sheets)))
-    for index, (axes, sheet) in enumerate(zip(np.atleast_1d(grid), sheets, strict=True)):
-        _show_sheet(axes, sheet)
-        label = "original" if index % 2 == 0 else "decoded"
-        axes.text(-0.008, 0.5, label, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=7)
-    figure.subplots_adjust(hspace=0.06)
-    return figure
+    halves = (_whole_rows(batch, columns).split(columns) for batch in (originals, decoded))
+    rows = [row for pair in zip(*halves, strict=True) for row in pair]
+    return _sheet(torch.cat(rows), columns, ["original", "decoded"] * (len(rows) // 2)).figure
+
+
+def code_colours(codes: Tensor, height: int) -> Tensor:
+    """A light colour for each code of a map (h, w), as a picture uint8 (3, height, ...); grey where there is none (-1).
+
+    Codes have no order. A step of the golden ratio around the circle of hues sets those that follow each other far
+    apart, and brings none back.
+    """
+    indices = codes.long().numpy()
+    colours = np.stack([indices * 0.618034 % 1, 0.25 + 0.1 * (indices % 3), np.full(indices.shape, 0.97)], -1)
+    colours = np.where(indices[..., None] < 0, 0.9, hsv_to_rgb(colours))
+    cell = height // len(codes)
+    picture = torch.from_numpy((255 * colours).round().astype(np.uint8)).permute(2, 0, 1)
+    return picture.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
 
 
 @styled
-def picture_as_codes(original: Tensor, codes: Tensor, decoded: Tensor, num_codes: int) -> Figure:
+def picture_as_codes(original: Tensor, codes: Tensor, decoded: Tensor) -> Figure:
     """One picture, uint8 (3, H, W), its code map (h, w) with the indices written in, and its reconstruction."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(6.4, 2.4))
-    _show_sheet(left, original.numpy().transpose(1, 2, 0), f"{original.shape[-1]} x {original.shape[-1]} pixels")
-    # The indices have no order: colours only show where the same code comes back.
-    middle.imshow((codes.numpy() * 197 % num_codes), cmap="Pastel1", interpolation="nearest")
+    height, width = original.shape[1:]
+    titles = [f"{width} x {height} pixels", f"{codes.numel()} codes", "decoded from the codes"]
+    axes = _sheet(torch.stack([original, code_colours(codes, height), decoded]), 3, (), titles, largest=320)
+    cell = height // len(codes)
+    points = min(7, 0.2 * axes.bbox.height / len(codes))  # three digits fill four fifths of a cell
     for (row, column), code in np.ndenumerate(codes.numpy()):
-        middle.text(column, row, code, ha="center", va="center", fontsize=4.6)
-    middle.set_title(f"{codes.numel()} codes")
-    middle.axis("off")
-    _show_sheet(right, decoded.numpy().transpose(1, 2, 0), "decoded from the codes")
-    return figure
+        x, y = width + 1 + cell * (column + 0.5) - 0.5, cell * (row + 0.5) - 0.5
+        axes.text(x, y, code, ha="center", va="center", fontsize=points)
+    return axes.figure
 
 
 def smoothed(values: np.ndarray, span: int) -> np.ndarray:
@@ -107,7 +144,7 @@ def vqvae_curves(history: dict, epochs: dict, num_codes: int) -> Figure:
         axes.set(title=words, xlabel="update")
         if logarithmic:
             axes.set_yscale("log")
-    panels[2].legend(loc="lower right", fontsize=7)
+    legend_below(figure)
     return figure
 
 
@@ -122,12 +159,11 @@ def code_use(counts: np.ndarray, by_batch: dict[str, float]) -> Figure:
     left.legend()
     right.plot(sizes, list(by_batch.values()), "o-", color=TRAIN)
     for size, value in zip(sizes, by_batch.values(), strict=True):
-        right.annotate(
-            f"{value:.0f}", (size, value), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7
-        )
+        right.annotate(f"{value:.0f}", (size, value), xytext=(3, -3), textcoords="offset points", va="top", fontsize=7)
     right.set(title="perplexity is an average over a batch", xlabel="pictures in the batch", ylabel="perplexity")
     right.set_xscale("log")
-    right.set_ylim(0, max(by_batch.values()) * 1.18)
+    right.margins(x=0.12)
+    right.set_ylim(bottom=0)
     return figure
 
 
@@ -149,7 +185,7 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
             axes.scatter(*xy[used].T if real else xy.T, s=area, color=TRAIN if real else OTHER, alpha=0.6, linewidths=0)
             if real and not used.all():
                 axes.scatter(*xy[~used].T, s=14, marker="x", color=TEST, linewidths=0.8, label="never used")
-                axes.legend(fontsize=7)
+                axes.legend()
             trust = by_neighbours[n_neighbors]["trustworthiness"]
             axes.set_title(f"{name}, n_neighbors {n_neighbors}\ntrustworthiness {trust:.2f}")
             axes.set(xticks=[], yticks=[])
@@ -159,16 +195,9 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
 @styled
 def labelled_rows(rows: dict[str, Tensor]) -> Figure:
     """Rows of uint8 pictures (N, 3, H, W) each, by label: an identifier of the results, or words of the caller."""
-    sheets = [picture_sheet(pictures, len(pictures)) for pictures in rows.values()]
-    height, width = len(sheets) * sheets[0].shape[0], sheets[0].shape[1]
-    figure, grid = plt.subplots(len(rows), 1, figsize=(7.0, 7.0 * height / width + 0.05), squeeze=False)
-    for axes, label, sheet in zip(grid[:, 0], rows, sheets, strict=True):
-        _show_sheet(axes, sheet)
-        words = SHORT_TITLES.get(label) or (title(label) if label.isidentifier() else label)
-        text = axes.text(-0.006, 0.5, printable(words), transform=axes.transAxes, rotation=90, ha="right", va="center")
-        text.set(fontsize=7, fontfamily=fonts_for(printable(words)), parse_math=False)  # it may be anybody's name
-    figure.subplots_adjust(hspace=0.03)
-    return figure
+    labels = [SHORT_TITLES.get(label) or (title(label) if label.isidentifier() else label) for label in rows]
+    columns = max(map(len, rows.values()))
+    return _sheet(torch.cat([_whole_rows(row, columns) for row in rows.values()]), columns, labels).figure
 
 
 @styled
@@ -176,23 +205,30 @@ def cyclegan_losses(history: dict, objective: str) -> Figure:
     """All losses over the steps, smoothed over 1 % of them, and the discriminators' mean outputs."""
     figure, panels = plt.subplots(2, 2, figsize=(7.2, 5.0), layout="constrained", sharex=True)
     balance = {"least_squares": (0.25, 0.25, 0.5), "cross_entropy": (np.log(2), np.log(2), 0.0)}.get(objective)
-    same = [("identity_a", "identity, A", TRAIN, ":"), ("identity_b", "identity, B", TEST, ":")]
+    # A colour is a direction: of its generator, the discriminator that judges it, the cycle that begins with it.
+    same = [
+        ("identity_b", "identity: A to B, given B", TRAIN, ":"),
+        ("identity_a", "identity: B to A, given A", TEST, ":"),
+    ]
     curves = {
         "adversarial losses of the generators": [
-            ("g_ab", "A to B", TRAIN, "-"),
-            ("g_ba", "B to A", TEST, "--"),
+            ("g_ab", "A to B (judged by D of B)", TRAIN, "-"),
+            ("g_ba", "B to A (judged by D of A)", TEST, "--"),
         ],
         "cycle losses (mean absolute error)": [
             ("cycle_a", "A to B to A", TRAIN, "-"),
             ("cycle_b", "B to A to B", TEST, "--"),
             *(same if "identity_a" in history else []),
         ],
-        "losses of the discriminators": [("d_a", "of A", TRAIN, "-"), ("d_b", "of B", TEST, "--")],
+        "losses of the discriminators": [
+            ("d_b", "D of B (judges A to B)", TRAIN, "-"),
+            ("d_a", "D of A (judges B to A)", TEST, "--"),
+        ],
         "mean outputs of the discriminators": [
-            ("d_a_real", "A, real", TRAIN, "-"),
-            ("d_a_fake", "A, translated", TRAIN, ":"),
-            ("d_b_real", "B, real", TEST, "--"),
-            ("d_b_fake", "B, translated", TEST, "-."),
+            ("d_b_real", "D of B, real", TRAIN, "-"),
+            ("d_b_fake", "D of B, A to B", TRAIN, ":"),
+            ("d_a_real", "D of A, real", TEST, "--"),
+            ("d_a_fake", "D of A, B to A", TEST, "-."),
         ],
     }
     levels = [None, None, None, None] if balance is None else [balance[0], None, balance[1], balance[2]]
@@ -211,11 +247,9 @@ def cyclegan_losses(history: dict, objective: str) -> Figure:
             axes.set_ylim(min(settled) - room, max(settled) + 2 * room)
         if level is not None:
             axes.axhline(level, color=OTHER, linewidth=0.8, zorder=0)
-            axes.annotate(
-                "balance", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7
-            )
-        axes.set_title(words)
-        axes.legend(fontsize=7, loc="best")
+        axes.set_title(words, pad=31)
+        # Between title and axes it covers no curve.
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     for axes in panels[1]:
         axes.set_xlabel("step")
     return figure
@@ -228,21 +262,22 @@ def scores_by_epoch(epochs: dict, scores: list[str], references: dict[str, dict[
     scores: some of SCORES; the columns are "last_<score>" and "average_<score>".
     references: score -> end -> level to draw across.
     """
-    figure, grid = plt.subplots(1, len(scores), figsize=(7.2, 2.5), layout="constrained", squeeze=False)
-    for axes, score in zip(grid[0], scores, strict=True):
+    rows, columns = -(-len(scores) // 3), min(3, len(scores))
+    size = (7.2, 2.3 * rows + 0.3)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes in grid.flat[len(scores) :]:
+        axes.remove()
+    for axes, score in zip(grid.flat, scores, strict=False):
         for kind, label, colour, style in (
             ("last", "weights of the epoch", OTHER, "o:"),
             ("average", "averaged", TRAIN, "s-"),
         ):
             if f"{kind}_{score}" in epochs:
                 axes.plot(epochs["epoch"], epochs[f"{kind}_{score}"], style, color=colour, label=label, markersize=3)
-        for name, level in references.get(score, {}).items():
-            axes.axhline(level, color=TEST, linestyle="--", linewidth=0.8)
-            axes.annotate(
-                title(name), (0, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color=TEST
-            )
+        for (name, level), style in zip(references.get(score, {}).items(), LEVELS, strict=False):
+            axes.axhline(level, color=TEST, linestyle=style, linewidth=0.8, label=title(name))
         axes.set(title=SCORES[score], xlabel="epoch")
-    grid[0, -1].legend(fontsize=7, loc="upper right")
+    legend_below(figure)
     return figure
 
 
@@ -252,7 +287,7 @@ def prior_curves(history: dict, epochs: dict, levels: dict[str, float]) -> Figur
 
     levels: what is known of a code -> nats to draw across. A ring marks the epoch that the held-out maps chose.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.0, 3.4), layout="constrained")
     span = max(1, len(history["step"]) // 100)
     curve = smoothed(history["nll"], span)
     axes.plot(history["step"], curve, color=TRAIN, alpha=0.5, linewidth=1, label="training batches, with dropout")
@@ -265,29 +300,19 @@ def prior_curves(history: dict, epochs: dict, levels: dict[str, float]) -> Figur
         axes.plot(epochs["step"], epochs[name], style, color=colour, markersize=3, linewidth=1, label=label)
     best = int(epochs["held_out_nll"].argmin())
     axes.plot(epochs["step"][best], epochs["held_out_nll"][best], "o", color="black", fillstyle="none", markersize=9)
-    for name, level in levels.items():
-        axes.axhline(level, color=OTHER, linewidth=0.8, zorder=0)
-        axes.annotate(title(name), (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    for (name, level), style in zip(levels.items(), LEVELS, strict=False):
+        axes.axhline(level, color=OTHER, linestyle=style, linewidth=0.8, zorder=0, label=title(name))
     axes.set(xlabel="update", ylabel="nats per code")
     shown = [*curve[span:], *levels.values(), *epochs["train_nll"]]
     room = 0.06 * (max(shown) - min(shown))
-    axes.set_ylim(min(shown) - room, max(shown) + 1.5 * room)
-    axes.legend(fontsize=7)
+    axes.set_ylim(min(shown) - room, max(shown) + room)
+    legend_below(figure)
     return figure
 
 
 @styled
-def filling(moments: list[tuple[int, Tensor, Tensor]], num_codes: int) -> Figure:
+def filling(moments: Sequence[tuple[int, Tensor, Tensor]]) -> Figure:
     """A map being drawn: (codes drawn, map (h, w) with -1 where none is, picture uint8 (3, H, W)), a column each."""
-    size = (7.0, 14.6 / len(moments) + 0.25)
-    figure, grid = plt.subplots(2, len(moments), figsize=size, layout="constrained", squeeze=False)
-    for (above, below), (drawn, codes, picture) in zip(grid.T, moments, strict=True):
-        # Indices have no order: colours only show where the same code comes back; white is not drawn yet.
-        colours = np.ma.masked_less(codes.numpy(), 0) * 197 % num_codes
-        above.imshow(colours, cmap="viridis", vmin=0, vmax=num_codes - 1, interpolation="nearest")
-        above.set(xticks=[], yticks=[], title=f"{drawn}")
-        above.grid(False)
-        for side in above.spines.values():
-            side.set(visible=True, color=OTHER, linewidth=0.6)
-        _show_sheet(below, picture.numpy().transpose(1, 2, 0))
-    return figure
+    drawn, maps, decoded = zip(*moments, strict=True)
+    maps = [code_colours(codes, decoded[0].shape[1]) for codes in maps]
+    return _sheet(torch.stack([*maps, *decoded]), len(moments), titles=list(map(str, drawn))).figure

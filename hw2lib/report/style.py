@@ -5,9 +5,11 @@ import warnings
 from functools import cache
 
 from matplotlib import font_manager, pyplot
+from matplotlib.figure import Figure
 
+DOTS_PER_INCH = 150  # of a figure, drawn or saved
 STYLE = {
-    "figure.dpi": 100,
+    "figure.dpi": DOTS_PER_INCH,
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.spines.top": False,
@@ -15,6 +17,7 @@ STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "legend.frameon": False,
+    "legend.fontsize": 7,
 }
 # Decorates a function that draws.
 styled = pyplot.rc_context(STYLE)
@@ -29,6 +32,15 @@ LINES = (
     ("#8a5a9e", "v-"),
     ("#c77d26", "P--"),
 )
+LEVELS = ("--", ":", "-")  # of lines straight across
+
+
+def legend_below(figure: Figure) -> None:
+    """One legend for all panels of a figure with layout="constrained", below them, where it covers no curve."""
+    parts = [axes.get_legend_handles_labels() for axes in figure.axes]
+    by_label = {label: handle for handles, labels in parts for handle, label in zip(handles, labels, strict=True)}
+    if by_label:
+        figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=4)
 
 
 def letters_of(font: str) -> set[str]:
