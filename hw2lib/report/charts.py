@@ -12,7 +12,7 @@ from hw2lib.evaluation.translations import load_strip
 from hw2lib.report.figures import labelled_rows
 from hw2lib.report.style import LINES, OTHER, TEST, TRAIN, legend_below, styled
 from hw2lib.report.titles import SHORT_TITLES, pace, title
-from hw2lib.studies import cyclegan_parts, plane, posterior_collapse
+from hw2lib.studies import cyclegan_parts, mode_collapse, plane, posterior_collapse
 from hw2lib.studies.study import by_case, rows, values
 from hw2lib.training import Run
 
@@ -151,10 +151,33 @@ def ring(run: Run) -> Figure:
     panels = {"modes covered, of 8": "modes", "samples near a mode": "near", "generator's loss": "g_loss"}
     paces = {ratio: pace(ratio) for ratio in values(run, "ratio", "modes")}
     found = {
-        words: {label: values(run, "width", score, ratio=ratio) for ratio, label in paces.items()}
+        words: {label: values(run, "width", score, ratio=ratio, setup="plain") for ratio, label in paces.items()}
         for words, score in panels.items()
     }
     return by_level(found, "width of the discriminator")
+
+
+@styled
+def ring_samples(run: Run) -> Figure:
+    """Samples of the first seed on the ring: a column a width of the discriminator, a row a setup and a pace of 1 or more."""
+    shown = [row for row in rows(run) if "x_0" in row and row["ratio"] >= 1]
+    widths = sorted({row["width"] for row in shown})
+    lines = list(dict.fromkeys((row["ratio"], row["setup"]) for row in shown))
+    size = (1.5 * len(widths) + 1.5, 1.4 * len(lines))
+    figure, grid = plt.subplots(len(lines), len(widths), figsize=size, layout="constrained", squeeze=False)
+    for row in shown:
+        axes = grid[lines.index((row["ratio"], row["setup"])), widths.index(row["width"])]
+        axes.plot(*mode_collapse.centres().T, "o", color=OTHER, fillstyle="none", markersize=6, markeredgewidth=0.7)
+        axes.plot(*zip(*mode_collapse.shown(row), strict=True), ".", color=TRAIN, markersize=2.5)
+        axes.set(xlim=(-2.8, 2.8), ylim=(-2.8, 2.8), aspect="equal", xticks=[], yticks=[])
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        if row["width"] == widths[0]:
+            words = f"{title(row['setup'])},\n{pace(row['ratio'])}"
+            axes.set_ylabel(words, rotation=0, ha="right", va="center", fontsize=7)
+        if lines[0] == (row["ratio"], row["setup"]):
+            axes.set_title(f"width {row['width']}", fontsize=8)
+    return figure
 
 
 @styled

@@ -63,6 +63,10 @@ TITLES = {
     "vqvae-half": "half as long",
     "vqvae-double": "twice as long",
     "vqvae-usual": "set as others do",
+    # setups of the ring
+    "plain": "rate 0.001",
+    "smaller_rate": "rate 0.0003",
+    "packed": "two at once",
     # codebooks and quantisers
     "gradient": "learnt by its loss",
     "ema": "of moving averages",

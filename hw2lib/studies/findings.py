@@ -55,41 +55,21 @@ def worth_of_z(found: dict[str, dict[str, float]]) -> float:
 SHARP = 0.5
 
 
-def sharp(measured: list[dict]) -> list[dict]:
-    """Balances of the ring with a sharp generator, and modes in every training: {"width", "ratio", "trainings", "lost"}.
+def balances(measured: list[dict], setup: str = "plain") -> list[dict]:
+    """Trainings of the ring by balance: {"width", "ratio", "trainings", "sharp", "lost"}, of one of its setups.
 
-    "lost": the modes of each training that covers fewer than 8.
+    sharp: how many have sharp samples; lost: the modes of each of these that covers fewer than 8.
     """
-    return [
-        {
-            "width": width,
-            "ratio": ratio,
-            "trainings": len(group),
-            "lost": [row["modes"] for row in group if row["modes"] < 8],
-        }
-        for (width, ratio), group in _with_modes(measured).items()
-        if max(row["near"] for row in group) > SHARP
-    ]
-
-
-def blurred(measured: list[dict]) -> list[dict]:
-    """Balances of the ring with modes in every training and no sharp generator: {"width", "ratio", "near", "modes"}.
-
-    "near" and "modes" have the numbers of each training.
-    """
-    return [
-        {"width": width, "ratio": ratio} | {name: [row[name] for row in group] for name in ("near", "modes")}
-        for (width, ratio), group in _with_modes(measured).items()
-        if max(row["near"] for row in group) <= SHARP
-    ]
-
-
-def _with_modes(measured: list[dict]) -> dict[tuple[int, float], list[dict]]:
-    """Trainings by width and ratio, where each covers more than one mode."""
     groups: dict[tuple[int, float], list[dict]] = {}
     for row in sorted(measured, key=lambda row: (row["width"], row["ratio"])):
-        groups.setdefault((row["width"], row["ratio"]), []).append(row)
-    return {key: group for key, group in groups.items() if min(row["modes"] for row in group) > 1}
+        if row["setup"] == setup:
+            groups.setdefault((row["width"], row["ratio"]), []).append(row)
+    found = []
+    for (width, ratio), group in groups.items():
+        sharp = [row for row in group if row["near"] > SHARP]
+        lost = [row["modes"] for row in sharp if row["modes"] < 8]
+        found.append({"width": width, "ratio": ratio, "trainings": len(group), "sharp": len(sharp), "lost": lost})
+    return found
 
 
 def trend(values: Sequence[float]) -> dict[str, float]:

@@ -50,15 +50,17 @@ def test_z_is_worth_what_the_pixels_seen_do_not_tell():
     assert findings.worth_of_z({"true_nll_without_z": entry(22.49), "true_nll": entry(22.5)}) == 0
 
 
-def test_modes_are_lost_by_those_who_have_some():
-    """A balance is sharp or blurred by its best share near a mode; where a training has no modes it is neither."""
+def test_modes_are_lost_by_trainings_that_have_sharp_samples():
+    """Each training is sharp or not by its own share near a mode; only sharp ones lose modes; other setups do not count."""
     rows = [
-        {"width": width, "ratio": 1.0, "seed": seed, "modes": modes, "near": near}
-        for width, trainings in {4: [(0, 0.0), (8, 0.9)], 16: [(5, 0.2), (7, 0.5)], 512: [(8, 0.4), (6, 0.8)]}.items()
+        {"setup": "plain", "width": width, "ratio": 1.0, "seed": seed, "modes": modes, "near": near}
+        for width, trainings in {512: [(8, 0.4), (6, 0.8), (8, 0.9)], 16: [(5, 0.2), (7, 0.5)]}.items()
         for seed, (modes, near) in enumerate(trainings)
     ]
-    assert findings.sharp(rows) == [{"width": 512, "ratio": 1.0, "trainings": 2, "lost": [6]}]
-    assert findings.blurred(rows) == [{"width": 16, "ratio": 1.0, "near": [0.2, 0.5], "modes": [5, 7]}]
+    assert findings.balances([*rows, rows[0] | {"setup": "packed", "width": 4}]) == [
+        {"width": 16, "ratio": 1.0, "trainings": 2, "sharp": 0, "lost": []},
+        {"width": 512, "ratio": 1.0, "trainings": 3, "sharp": 2, "lost": [6]},
+    ]
 
 
 def test_a_trend_is_the_slope_of_the_last_quarter():
