@@ -25,8 +25,12 @@ from torch import Tensor, nn
 from hw2lib import Problem, in_one_line, optional
 
 # Of ImageNet's classes, counted from 0. None but sorrel (339), a chestnut horse, is a horse: of real ones a quarter is
-# called that, others camel, hartebeest, ox. A translation shows in "zebra", come or gone.
+# called that, others camel, hartebeest, ox. Hence two scores of a translation: "zebra", come or gone, and "hoofed", for
+# which a zebra has not only to go: a lioness or a tiger is no zebra either.
 ZEBRA = 340
+# Sorrel, and 345 to 355: ox, water buffalo, bison, ram, bighorn, ibex, hartebeest, impala, gazelle, Arabian camel, llama.
+# Without pigs and the hippopotamus (341 to 344), which nearly no real horse is called.
+HOOFED = (339, *range(345, 356))
 # Takes half the time of 20 on a CPU core: what goes from layer to layer stays in the cache.
 BATCH_SIZE = 4
 
@@ -95,9 +99,9 @@ class Judge:
         return (large.clamp(0, 255) - 127) / 128
 
 
-def share(probabilities: Tensor, class_index: int) -> float:
-    """Share, 0 to 1, of pictures whose likeliest class is this, for probabilities (N, classes), N > 0."""
-    return (probabilities.argmax(1) == class_index).double().mean().item()
+def share(probabilities: Tensor, *classes: int) -> float:
+    """Share, 0 to 1, of pictures whose likeliest class is one of these, for probabilities (N, all classes), N > 0."""
+    return torch.isin(probabilities.argmax(1), torch.tensor(classes)).double().mean().item()
 
 
 # ---- distances

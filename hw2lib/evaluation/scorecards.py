@@ -1,24 +1,25 @@
 """Score cards: every score of a set of pictures stands between two ends, doing nothing and real pictures.
 
-`measure_translations` and `measure_identity` are the calls of a notebook: numbers into the runs' metrics.json, once.
-Rows and scores are identifiers; titles are the report's.
+`measure_translations`, `measure_on_training`, `measure_second_judge` and `measure_identity` are the calls of a notebook:
+numbers into the runs' metrics.json, once. Rows and scores are identifiers; titles are the report's.
 """
 
 from functools import cache
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hw2lib.cyclegan import CycleGAN
 from hw2lib.data import Domains
-from hw2lib.evaluation.judge import ZEBRA, Judge, distances, gaps_closed, kernel, share, standard_fid
-from hw2lib.evaluation.translations import cycle_error, difference, kinds, translate
+from hw2lib.evaluation.judge import HOOFED, ZEBRA, Judge, Looks, distances, gaps_closed, kernel, share, standard_fid
+from hw2lib.evaluation.second_judge import SecondJudge
+from hw2lib.evaluation.translations import cycle_error, difference, kinds, some_scaled, translate
 from hw2lib.training import Run
 
 # Scores of the table that sets two runs side by side, where the runs have them.
 COMPARED = ("zebra_ab", "kd_ab", "kd_ba", "truth_ab", "background_ab", "shift_ab", "shift_ba")
+# Training pictures of each domain of which cards are made: all of horse2zebra.
+MOST = 2000
 
 
 def measure_translations(run: Run, model: CycleGAN, domains: Domains, judge: Judge | None) -> dict[str, dict]:
@@ -44,11 +45,67 @@ def measure_translations(run: Run, model: CycleGAN, domains: Domains, judge: Jud
 
     return {
         "cards": run.measured(
-            "cards", lambda: {to: card(domains, judge, to, fakes(to)) for to in ("b", "a")}, version=2
+            "cards", lambda: {to: card(domains, judge, to, fakes(to)) for to in ("b", "a")}, version=3
         ),
         "cycle_error": run.measured("cycle_error", cycle_errors),
-        "merit": run.measured("merit", merit),
+        "merit": run.measured("merit", merit, version=2),
     }
+
+
+def measure_on_training(run: Run, model: CycleGAN, domains: Domains, judge: Judge) -> dict[str, dict]:
+    """{"b", "a"}: as the cards of `measure_translations`, but of training pictures: seen ones, but many.
+
+    Of photographs; all pictures of both domains, at most 2,000 of each, evenly spaced, by the judged weights alone. Test
+    sets of a hundred are too few for FD. The row real_pictures compares two halves of the target's pictures, so that its
+    FD is larger than between sets as large as those of the other rows; KD does not depend on that. Kept as
+    metrics["cards_train"]; {} if a domain has fewer than 6 pictures.
+    """
+
+    def cards() -> dict[str, dict]:
+        kind = kinds(model)[-1]
+        generators = dict(zip("ba", model.generators(kind == "average"), strict=True))
+        real = {
+            domain: some_scaled(pictures, domains.size, MOST)
+            for domain, pictures in (("a", domains.train_a), ("b", domains.train_b))
+        }
+        if min(map(len, real.values())) < 6:  # two halves of 3, as distances need
+            return {}
+        looks, found = {domain: judge.look(pictures) for domain, pictures in real.items()}, {}
+        for to, source in (("b", "a"), ("a", "b")):
+            called, wanted = _called(domains, to), looks[to].features
+            fake = judge.look(translate(generators[to], real[source]))
+            rows = {
+                "doing_nothing": _scores(looks[source], wanted, called),
+                kind: _scores(fake, wanted, called),
+                "real_pictures": _scores(looks[to]._replace(features=wanted[::2]), wanted[1::2], called),
+            }
+            found[to] = _with_gaps(rows, "doing_nothing", "real_pictures")
+        return found
+
+    return run.measured("cards_train", cards)
+
+
+def measure_second_judge(run: Run, model: CycleGAN, domains: Domains) -> dict[str, dict]:
+    """What a judge that has not seen the test pictures says of them and of their translations, see `SecondJudge`.
+
+    accuracy  share of the real test pictures of both domains whose domain it knows, 0 to 1; half of them by chance
+    b, a      translations into B and into A: the rows of the cards, with the score second_b, the share that it takes for
+              pictures of B rather than A. real_pictures are the test pictures of the target, and not training pictures
+
+    Kept as metrics["second_judge"]; training the judge takes a minute or two.
+    """
+
+    def shares() -> dict[str, dict]:
+        second, found = SecondJudge(domains), {}
+        for to in ("b", "a"):
+            source, target = _way(domains, to)
+            sets = {"doing_nothing": source, **_translations(model, domains, to), "real_pictures": target}
+            found[to] = {name: {"second_b": second.share_of_b(pictures)} for name, pictures in sets.items()}
+        right_a, right_b = 1 - found["b"]["doing_nothing"]["second_b"], found["a"]["doing_nothing"]["second_b"]
+        count_a, count_b = len(domains.test_a), len(domains.test_b)
+        return {"accuracy": (count_a * right_a + count_b * right_b) / (count_a + count_b)} | found
+
+    return run.measured("second_judge", shares)
 
 
 def measure_standard_fid(run: Run, model: CycleGAN, domains: Domains) -> dict[str, dict[str, float]]:
@@ -88,31 +145,49 @@ def card(domains: Domains, judge: Judge | None, to: str, fakes: dict[str, Tensor
 
     fakes: by name, all test pictures of the other domain translated, uint8 (N, 3, H, W). Added are "doing_nothing",
     those pictures as they are, and "real_pictures", N training pictures of the domain, evenly spaced. The rows are
-    those of `distance_card`, with zebra where there are some. Without a judge, see `toy_card`.
+    those of `distance_card`; where there are zebras also zebra, the share called so, and into horses hoofed, the share
+    called another hoofed animal, 0 to 1 both. Without a judge, see `toy_card`.
     """
     if judge is None:
         return toy_card(domains, to, fakes)
     source, target = _way(domains, to)
     sets = {"doing_nothing": source, **fakes, "real_pictures": real_sample(domains, to)}
-    return distance_card(judge, target, sets, worst="doing_nothing", zebras=domains.zebras)
+    return distance_card(judge, target, sets, worst="doing_nothing", called=_called(domains, to))
+
+
+def _called(domains: Domains, to: str) -> dict[str, tuple[int, ...]]:
+    """The scores of a card that are shares of pictures called one of some classes."""
+    if not domains.zebras:
+        return {}
+    return {"zebra": (ZEBRA,)} | ({"hoofed": HOOFED} if to == "a" else {})
 
 
 def distance_card(
-    judge: Judge, wanted: Tensor, sets: dict[str, Tensor], worst: str, best: str = "real_pictures", zebras: bool = False
+    judge: Judge,
+    wanted: Tensor,
+    sets: dict[str, Tensor],
+    worst: str,
+    best: str = "real_pictures",
+    called: dict[str, tuple[int, ...]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Distances of sets of pictures to those that are wanted, in the judge's features; all uint8 (N, 3, H, W).
 
     Each row has kd and kd_error (kernel distance and its standard error), fd (Fréchet distance) and fd_means (the part of
-    fd that is of the means), with `zebras` also
-    zebra (share called so, 0 to 1); rows other than the two ends also kd_closed, kd_closed_error and fd_closed, see
-    judge.between. Raises ValueError for sets of fewer than 3 pictures.
+    fd that is of the means), and each score of `called`: the share, 0 to 1, whose likeliest class is one of these; rows
+    other than the two ends also kd_closed, kd_closed_error, fd_closed and fd_means_closed, see judge.between. Raises
+    ValueError for sets of fewer than 3 pictures.
     """
-    features, rows = judge.features(wanted), {}
-    for name, pictures in sets.items():
-        looks = judge.look(pictures)
-        rows[name] = distances(looks.features, features)
-        if zebras:
-            rows[name]["zebra"] = share(looks.probabilities, ZEBRA)
+    features = judge.features(wanted)
+    rows = {name: _scores(judge.look(pictures), features, called or {}) for name, pictures in sets.items()}
+    return _with_gaps(rows, worst, best)
+
+
+def _scores(looks: Looks, wanted: Tensor, called: dict[str, tuple[int, ...]]) -> dict[str, float]:
+    shares = {name: share(looks.probabilities, *classes) for name, classes in called.items()}
+    return distances(looks.features, wanted) | shares
+
+
+def _with_gaps(rows: dict[str, dict[str, float]], worst: str, best: str) -> dict[str, dict[str, float]]:
     for name in rows.keys() - {worst, best}:
         rows[name] |= gaps_closed(rows[name], rows[best], rows[worst])
     return rows
@@ -132,11 +207,7 @@ def toy_card(domains: Domains, to: str, fakes: dict[str, Tensor]) -> dict[str, d
 def real_sample(domains: Domains, to: str) -> Tensor:
     """As many training pictures of domain `to` as are translated into it, evenly spaced, scaled to the test size."""
     train = domains.train_b if to == "b" else domains.train_a
-    count = min(len(_way(domains, to)[0]), len(train))
-    spread = torch.linspace(0, len(train) - 1, count).long()
-    size = (domains.size, domains.size)
-    scaled = F.interpolate(train[spread].float(), size, mode="bicubic", antialias=True)
-    return scaled.round().clamp(0, 255).to(torch.uint8)
+    return some_scaled(train, domains.size, len(_way(domains, to)[0]))
 
 
 def _way(domains: Domains, to: str) -> tuple[Tensor, Tensor]:
@@ -150,15 +221,17 @@ def _way(domains: Domains, to: str) -> tuple[Tensor, Tensor]:
 def merit_by(domains: Domains, to: str) -> str:
     """By what translations into domain `to`, "a" or "b", are ranked.
 
-    truth               of drawn ones, nearness to the true counterpart
-    zebra               into zebras, the judge's probability of a zebra; zebra_lowest_first: the same out of them
-    features            of other photographs, nearness to real pictures of the target against those of the source, by the
-                        kernel of the kernel distance
+    truth         of drawn ones, nearness to the true counterpart
+    zebra_gain    into zebras, by how much the judge's probability of a zebra has grown from the input to the translation
+    hoofed_gain   out of them, the same of all hoofed animals but zebras. Not the loss of the zebra: whatever is none has it.
+                  Inputs that were not called zebra come last, as nothing can be told from them
+    features      of other photographs, nearness to real pictures of the target against those of the source, by the
+                  kernel of the kernel distance
     """
     if domains.aligned:
         return "truth"
     if domains.zebras:
-        return "zebra" if to == "b" else "zebra_lowest_first"
+        return "zebra_gain" if to == "b" else "hoofed_gain"
     return "features"
 
 
@@ -168,11 +241,17 @@ def by_merit(domains: Domains, judge: Judge | None, to: str, fake: Tensor) -> Te
     kind = merit_by(domains, to)
     if kind == "truth":
         return (fake.int() - target.int()).abs().double().mean((1, 2, 3)).argsort()
-    features, probabilities = judge.look(fake)
     if kind == "features":
+        features = judge.features(fake)
         near, far = (kernel(features, judge.features(real)).mean(1) for real in (target, source))
         return (near - far).argsort(descending=True)
-    return probabilities[:, ZEBRA].argsort(descending=kind == "zebra")
+    before, after = judge.look(source).probabilities, judge.look(fake).probabilities
+    if kind == "zebra_gain":
+        gain = (after - before)[:, ZEBRA]
+    else:
+        # From -1 to 1 where the input was called zebra, and below that where it was not.
+        gain = (after - before)[:, HOOFED].sum(1) - 3.0 * (before.argmax(1) != ZEBRA)
+    return gain.argsort(descending=True)
 
 
 def best_typical_worst(order: list[int], each: int) -> dict[str, list[int]]:

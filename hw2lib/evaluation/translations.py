@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
@@ -64,6 +65,16 @@ def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
         picture = picture.resize([max(size, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
         picture = picture.crop((0, 0, *(side // 4 * 4 for side in picture.size)))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+
+
+def some_scaled(pictures: Tensor, side: int, most: int) -> Tensor:
+    """At most `most` of the square uint8 pictures (N, 3, L, L), evenly spaced, scaled to (N, 3, side, side)."""
+    spread = torch.linspace(0, len(pictures) - 1, min(most, len(pictures))).long()
+    if pictures.shape[-1] == side:
+        return pictures[spread]
+    parts = (pictures[part].float() for part in spread.split(100))  # as floats they are four times as large
+    scaled = (F.interpolate(part, (side, side), mode="bicubic", antialias=True) for part in parts)
+    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in scaled])
 
 
 def save_picture(path: Path, picture: Tensor) -> None:

@@ -144,9 +144,12 @@ def plane(run: Run, variants: Sequence[str]) -> list[Row]:
     ]
 
 
-def card(rows: dict[str, dict[str, float]]) -> list[Row]:
-    """Sets of pictures between their two ends: translations into one domain, or new pictures (evaluation.scorecards)."""
-    return [{"pictures": title(name)} | _distances(row) for name, row in rows.items()]
+def card(rows: dict[str, dict[str, float]], second: dict[str, dict[str, float]] | None = None) -> list[Row]:
+    """Sets of pictures between their two ends: translations into one domain, or new pictures (evaluation.scorecards).
+
+    second: what the second judge says of the same sets, if that is to stand beside.
+    """
+    return [{"pictures": title(name)} | _distances(row | (second or {}).get(name, {})) for name, row in rows.items()]
 
 
 def _distances(row: dict[str, float]) -> Row:
@@ -155,8 +158,12 @@ def _distances(row: dict[str, float]) -> Row:
             "difference to the truth": f"{row['truth']:.3f}",
             "change of the background": f"{row['background']:.3f}",
         }
-    zebra = {"called zebra": f"{row['zebra']:.1%}"} if "zebra" in row else {}
-    return zebra | {
+    shares = {
+        "zebra": "called zebra",
+        "hoofed": "called another hoofed animal",
+        "second_b": "zebra to the second judge" if "zebra" in row else "B to the second judge",
+    }
+    return {words: f"{row[name]:.1%}" for name, words in shares.items() if name in row} | {
         "KD": f"{row['kd']:.3f} ± {row['kd_error']:.3f}",
         "gap closed, KD": f"{row['kd_closed']:.0%} ± {row['kd_closed_error']:.0%}" if "kd_closed" in row else "",
         "FD": f"{row['fd']:.1f}",

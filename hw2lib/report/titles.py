@@ -15,6 +15,8 @@ TITLES = {
     "with_identity": "with identity loss",
     # by what translations are ranked
     "truth": "nearness to the true counterpart",
+    "zebra_gain": "the gain in the judge's probability of a zebra",
+    "hoofed_gain": "the gain in the judge's probability of a hoofed animal that is no zebra",
     "zebra": "the judge's probability of a zebra",
     "zebra_lowest_first": "the judge's probability of a zebra, the lowest first",
     "features": "nearness to the target domain in the judge's features",

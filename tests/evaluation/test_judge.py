@@ -16,6 +16,7 @@ from PIL import Image
 from hw2lib.data import read_picture
 from hw2lib.evaluation import judge as judging
 from hw2lib.evaluation.judge import (
+    HOOFED,
     ZEBRA,
     Judge,
     JudgeError,
@@ -137,14 +138,25 @@ def test_real_zebras_are_zebras_and_real_horses_are_not(judge):
     horses, zebras = probabilities("testA"), probabilities("testB")
     assert (len(horses), len(zebras)) == (120, 140)
     assert share(zebras, ZEBRA) > 0.8 and share(horses, ZEBRA) < 0.02
-    sorrel = 339
-    assert share(horses, sorrel) > 0.2 and share(zebras, sorrel) < 0.02
+    assert share(horses, *HOOFED) > 0.65 and share(zebras, *HOOFED) < 0.1
+
+
+def test_classes_are_those_of_imagenet():
+    """What counts as a zebra and as another hoofed animal is called so in torchvision's list of ImageNet's classes."""
+    from torchvision.models import ResNet18_Weights
+
+    names = ResNet18_Weights.DEFAULT.meta["categories"]
+    assert names[ZEBRA] == "zebra"
+    assert [names[place] for place in HOOFED] == [
+        "sorrel", "ox", "water buffalo", "bison", "ram", "bighorn", "ibex", "hartebeest", "impala", "gazelle",
+        "Arabian camel", "llama",
+    ]  # fmt: skip
 
 
 def test_share_counts_the_most_probable():
-    """Three of the four rows have their largest value in column 1, however large it is."""
-    rows = torch.tensor([[0.1, 0.9], [0.49, 0.51], [0.2, 0.8], [1.0, 0.0]])
-    assert share(rows, 1) == 0.75
+    """Three of four rows have their largest value in column 1, however large it is, and all in one of columns 1 and 2."""
+    rows = torch.tensor([[0.1, 0.1, 0.8], [0.3, 0.4, 0.3], [0.2, 0.8, 0], [0, 1.0, 0]])
+    assert (share(rows, 1), share(rows, 2), share(rows, 0), share(rows, 1, 2)) == (0.75, 0.25, 0, 1)
 
 
 # ---- the kernel distance

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from hw2lib.cyclegan import CycleGAN
+from hw2lib.data import toy_domains
 from hw2lib.evaluation import scorecards, translations
-from hw2lib.evaluation.judge import ZEBRA, between, kernel_distance
+from hw2lib.evaluation.judge import HOOFED, ZEBRA, Looks, between, kernel_distance
 from hw2lib.evaluation.scorecards import measure_translations
 from hw2lib.evaluation.translations import difference, translate
 from hw2lib.training import Run, Table
@@ -18,6 +19,24 @@ from hw2lib.training import Run, Table
 def photographs(toy, request):
     """The toy pictures, as if nobody knew the counterparts."""
     return replace(toy, aligned=False, masks=None, zebras=request.param == "zebras")
+
+
+class Herd:
+    """A judge to whom all is a zebra as far as it is blue, an ox as far as it is red, and a lion as far as it is green."""
+
+    def look(self, pictures):
+        features = pictures.double().mean((2, 3)) / 255
+        probabilities = torch.zeros(len(pictures), 1000)
+        probabilities[:, [HOOFED[1], 291, ZEBRA]] = (features / features.sum(1, keepdim=True)).float()
+        return Looks(features, probabilities)
+
+    def features(self, pictures):
+        return self.look(pictures).features
+
+
+def painted(*colours):
+    """A picture of each colour (red, green, blue), uint8 (N, 3, 32, 32)."""
+    return torch.tensor(colours, dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 32, 32)
 
 
 # ---- cards
@@ -42,6 +61,15 @@ def test_a_card_stands_between_doing_nothing_and_real_pictures(photographs, eye,
         assert rows[name].get("zebra") == (zebras if photographs.zebras else None)
 
 
+def test_a_zebra_that_became_a_lion_is_no_horse(toy):
+    """Into horses a card counts other hoofed animals beside what is still a zebra, and a lion is neither; into zebras not."""
+    zebras = replace(toy, aligned=False, masks=None, zebras=True)
+    fakes = {"last": painted(*[(200, 9, 0)] * 3, *[(0, 200, 9)] * 2, (0, 9, 200))}
+    row = scorecards.card(zebras, Herd(), "a", fakes)["last"]
+    assert (row["hoofed"], row["zebra"]) == (1 / 2, 1 / 6)
+    assert "hoofed" not in scorecards.card(zebras, Herd(), "b", fakes)["last"]
+
+
 def test_real_pictures_are_evenly_spaced_and_of_the_test_size(toy):
     """As many as are translated, or all there are, from the first to the last; what is scaled is not cut."""
     many = replace(toy, train_b=torch.arange(0, 250, 10, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 36, 36))
@@ -64,21 +92,30 @@ def test_drawn_pictures_are_compared_with_the_truth(toy):
 
 
 def test_merit_is_what_it_is_said_to_be(toy, eye):
-    """Drawn pictures rank by nearness to the truth, zebras by their probability, others by their kernel to both domains."""
+    """Drawn pictures rank by nearness to the truth, zebras by what they gained, others by their kernel to both domains."""
     fake = torch.cat([toy.test_b[:3], toy.test_a[3:]])
     assert scorecards.merit_by(toy, "b") == "truth"
     order = scorecards.by_merit(toy, None, "b", fake).tolist()
     assert set(order[:3]) == {0, 1, 2}
     zebras = replace(toy, aligned=False, masks=None, zebras=True)
-    bluish = torch.full((4, 3, 32, 32), 50, dtype=torch.uint8)
-    bluish[:, 2] = torch.tensor([90, 200, 0, 120], dtype=torch.uint8)[:, None, None]
-    assert [scorecards.merit_by(zebras, to) for to in ("b", "a")] == ["zebra", "zebra_lowest_first"]
-    assert scorecards.by_merit(zebras, eye, "b", bluish).tolist() == [1, 3, 0, 2]
-    assert scorecards.by_merit(zebras, eye, "a", bluish).tolist() == [2, 0, 3, 1]
+    assert [scorecards.merit_by(zebras, to) for to in ("b", "a")] == ["zebra_gain", "hoofed_gain"]
+    # Bluest is the third, but it was blue before.
+    before = painted((100, 100, 0), (100, 100, 0), (0, 20, 100), (100, 0, 100))
+    after = painted((50, 50, 20), (10, 10, 100), (0, 5, 100), (100, 0, 100))
+    ours = replace(zebras, test_a=before, test_b=before)
+    assert scorecards.by_merit(ours, Herd(), "b", after).tolist() == [1, 0, 2, 3]
     own = replace(zebras, zebras=False)
     assert scorecards.merit_by(own, "b") == "features"
     ranks = [scorecards.by_merit(own, eye, to, fake).tolist() for to in ("a", "b")]
     assert ranks[0] == ranks[1][::-1]
+
+
+def test_horses_rank_by_what_is_hoofed_among_inputs_that_were_zebras(toy):
+    """A zebra that became a lion gained nothing, one that became an ox did; what was no zebra before comes last."""
+    zebra, no_zebra = (9, 0, 100), (90, 0, 80)
+    zebras = replace(toy, aligned=False, zebras=True, test_b=painted(no_zebra, zebra, zebra, zebra))
+    ox, lion, half = (100, 0, 9), (9, 100, 9), (50, 9, 50)
+    assert scorecards.by_merit(zebras, Herd(), "a", painted(ox, lion, ox, half)).tolist() == [2, 3, 1, 0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 24, 120])
@@ -124,6 +161,52 @@ def test_what_is_measured_is_of_the_published_networks(translator, toy, tmp_path
     # Of the averages, which came last.
     assert found["merit"]["ab"] == scorecards.by_merit(toy, None, "b", fake_b).tolist()
     assert found["merit"]["ba"] == scorecards.by_merit(toy, None, "a", fake_a).tolist()
+
+
+def test_training_pictures_have_cards_too(translator, eye, tmp_path):
+    """Every training picture of both domains is translated by the averages, and two halves of the target are the end."""
+    drawn = toy_domains(32, train=9, test=3)
+    scenes = replace(drawn, aligned=False, masks=None, zebras=True)
+    run = Run("cyclegan", {}, tmp_path)
+    found = scorecards.measure_on_training(run, translator, scenes, eye)
+    assert found == run.metrics["cards_train"] and list(found) == ["b", "a"]
+    a, b = (translations.some_scaled(train, 32, 9) for train in (scenes.train_a, scenes.train_b))
+    for to, source, target, there in (("b", a, b, translator.average_ab), ("a", b, a, translator.average_ba)):
+        rows, wanted = found[to], eye.features(target)
+        assert list(rows) == ["doing_nothing", "average", "real_pictures"]
+        assert rows["doing_nothing"]["kd"] == kernel_distance(eye.features(source), wanted)
+        assert rows["average"]["kd"] == kernel_distance(eye.features(translate(there, source)), wanted)
+        assert rows["real_pictures"]["kd"] == kernel_distance(wanted[::2], wanted[1::2])
+        assert rows["real_pictures"]["zebra"] == (eye.look(target).probabilities.argmax(1) == ZEBRA).double().mean()
+        ends = (rows[end]["fd"] for end in ("real_pictures", "doing_nothing"))
+        assert rows["average"]["fd_closed"] == between(rows["average"]["fd"], *ends)
+    few = replace(scenes, train_b=scenes.train_b[:5])
+    assert scorecards.measure_on_training(Run("few", {}, tmp_path), translator, few, eye) == {}
+
+
+def test_the_second_judge_is_asked_about_all_test_pictures(translator, toy, tmp_path, monkeypatch):
+    """Its shares are those of inputs, translations by all weights and real test pictures; its accuracy is of both domains."""
+
+    class Second:
+        def __init__(self, domains):
+            assert domains is toy
+
+        def share_of_b(self, pictures):
+            return float(pictures.double().mean() / 255)
+
+    monkeypatch.setattr(scorecards, "SecondJudge", Second)
+    run = Run("cyclegan", {}, tmp_path)
+    found = scorecards.measure_second_judge(run, translator, toy)
+    assert found == run.metrics["second_judge"]
+    share_a, share_b = (Second(toy).share_of_b(real) for real in (toy.test_a, toy.test_b))
+    assert {name: row["second_b"] for name, row in found["b"].items()} == {
+        "doing_nothing": share_a,
+        "last": Second(toy).share_of_b(translate(translator.g_ab, toy.test_a)),
+        "average": Second(toy).share_of_b(translate(translator.average_ab, toy.test_a)),
+        "real_pictures": share_b,
+    }
+    assert (found["a"]["doing_nothing"]["second_b"], found["a"]["real_pictures"]["second_b"]) == (share_b, share_a)
+    assert found["accuracy"] == pytest.approx((1 - share_a + share_b) / 2)
 
 
 def test_translations_are_measured_once_for_their_weights(translator, toy, tmp_path, monkeypatch):

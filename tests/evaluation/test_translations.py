@@ -129,6 +129,16 @@ def test_a_unet_is_given_the_middle():
     assert translate(model.g_ab, found).shape == found.shape
 
 
+def test_some_of_many_are_scaled(pictures):
+    """Evenly spaced ones of any number, all where there are fewer; their colours stay, and those of the size as they are."""
+    shades = torch.arange(0, 250, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 36, 36)
+    found = translations.some_scaled(shades, 32, 4)
+    assert found.shape == (4, 3, 32, 32) and found.dtype == torch.uint8
+    assert found.flatten(1).unique(dim=1).flatten().tolist() == [0, 83, 166, 249]
+    assert translations.some_scaled(shades, 32, 999)[:, 0, 5, 5].tolist() == list(range(250))
+    assert torch.equal(translations.some_scaled(pictures, 32, 999), pictures)
+
+
 class Turn(nn.Module):
     """A translator that multiplies by a number: -1 gives negatives, and -1 again the pictures themselves."""
 

@@ -36,11 +36,16 @@ def test_what_was_not_measured_is_a_dash():
 
 
 def test_cards_of_drawn_pictures_and_of_others_than_zebras():
-    """A card has the columns that were measured: the truth of drawn pictures, no share of zebras where there are none."""
+    """A card has the columns that were measured: the truth of drawn pictures, shares of classes where there are zebras."""
     (drawn,) = tables.card({"last": {"truth": 0.1234, "background": 0.05}})
     assert drawn == {"pictures": "last", "difference to the truth": "0.123", "change of the background": "0.050"}
     (card,) = tables.card({"real_pictures": {"kd": 0.1, "kd_error": 0.01, "fd": 12.34}})
     assert list(card.values()) == ["real pictures", "0.100 ± 0.010", "", "12.3", ""]
+    row = {"kd": 0.1, "kd_error": 0.01, "fd": 12.34}
+    (card,) = tables.card({"last": row | {"zebra": 0.25, "hoofed": 0.5}}, {"last": {"second_b": 0.125}, "other": {}})
+    shares = {"called zebra": "25.0%", "called another hoofed animal": "50.0%", "zebra to the second judge": "12.5%"}
+    assert dict([*card.items()][1:4]) == shares
+    assert tables.card({"last": row}, {"last": {"second_b": 0.125}})[0]["B to the second judge"] == "12.5%"
 
 
 def test_disturbances_are_shown_with_their_control():
