@@ -24,10 +24,9 @@ from nbformat.v4 import new_output
 from hw2lib import ROOT
 from hw2lib.report import ReportError, tables
 from hw2lib.report.answers import render
-from hw2lib.report.style import STYLE
+from hw2lib.report.style import DOTS_PER_INCH, STYLE
 from hw2lib.training.runs import Run
 
-DOTS_PER_INCH = 150
 FIGURE_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 # A cell that starts like a number, or is left out.
 NUMBER = re.compile(r"[-−+±<>≈]?\s?\d.*|[-–—]?")

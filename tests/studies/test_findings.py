@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hw2lib.studies import findings, study
+from hw2lib.studies.mode_collapse import SETUPS
 from hw2lib.training import Run
 
 
@@ -134,14 +135,17 @@ def test_a_stronger_discriminator_lifts_the_generators_loss(parts):
 
 
 def test_collapses_are_as_said():
-    """Posterior: at the largest noise no latent is left. Mode: the slowest pace covers none, the sharp lose some."""
+    """Posterior: at the largest noise no latent is left. Mode: the slowest pace covers none, sharp ones lose some, but no packed ones."""
     linear = findings.agreement(study.rows(Run.published("linear-vae")))
     assert linear["agree"] == linear["trainings"] and linear["active"][5.0] == 0
     strong = study.by_case(Run.published("decoder-power"))[63]
     assert 0 < strong["active"]["max"] < 8
     rows = study.rows(Run.published("ring"))
     assert {row["modes"] for row in rows if row["ratio"] == 0.2} == {0}
-    assert any(its["lost"] for its in findings.sharp(rows)) and len(findings.blurred(rows)) == 1
+    lost = {
+        setup: [bool(its["lost"]) for its in findings.balances(rows, setup) if its["sharp"]] for setup in SETUPS
+    }
+    assert any(lost["plain"]) and any(lost["smaller_rate"]) and lost["packed"] and not any(lost["packed"])
 
 
 def test_codebooks_need_what_is_said():

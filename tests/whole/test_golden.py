@@ -11,7 +11,7 @@ from hw2lib.data import CIFAR10_CLASSES, CodeSets, Domains, Pictures
 from hw2lib.parameters import CycleGANParameters, VQVAEParameters, given, preset
 from hw2lib.pixelcnn import GatedPixelCNN
 from hw2lib.report import publish
-from hw2lib.studies import load_or_run
+from hw2lib.studies import load_or_run, schedules
 from hw2lib.training import Run
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
@@ -28,7 +28,11 @@ PUBLISHED = {
     "codebook-terms": "codebook-terms-87de1572",
     "decoder-power": "decoder-power-4c278ea8",
     "linear-vae": "linear-vae-7b0fef0d",
-    "ring": "ring-0a76a1cc",
+    "plane": "plane-8fac0a4e",
+    "ring": "ring-7c939cbb",
+    "vqvae-double": "vqvae-double-d705d25b",
+    "vqvae-half": "HALFHASH",
+    "vqvae-usual": "vqvae-usual-38b68612",
 }
 
 
@@ -60,7 +64,7 @@ def test_published_cyclegans_are_found(restored):
         [
             recipes.train_cyclegan(CycleGAN(config), domains, None, asked),
             recipes.cyclegan_with_identity(config, domains, None, asked),
-            load_or_run("ablations", asked),
+            *(load_or_run(name, asked) for name in ("ablations", "plane")),
         ]
     )
 
@@ -88,6 +92,7 @@ def test_published_vqvaes_are_found(restored):
         [
             run,
             recipes.vqvae_as_others(config, pictures, asked),
+            *(schedules.whole_training(name, config, pictures, asked) for name in schedules.EPOCHS),
             recipes.train_prior(GatedPixelCNN(recipes.prior_config(codec, pictures, asked)), sets, asked),
             *(load_or_run(name, asked) for name in studied),
             *(load_or_run(name, asked, pictures=pictures, config=config) for name in short),

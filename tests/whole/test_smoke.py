@@ -26,11 +26,12 @@ from hw2lib.vqvae import VQVAE
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = {
     "ablation": {"losses", "networks", "weights"},
-    "collapse": {"linear", "power", "ring"},
+    "collapse": {"linear", "power", "ring", "ring-samples"},
     "cyclegan": {"ab", "ba", "curves", "data", "epochs", "identity", "hidden", "merit-ab", "merit-ba", "scores"},
     "objective": {"gradients"},
+    "plane": {"arrows"},
     "prior": {"completions", "curves", "fields", "filling", "neighbours", "samples", "temperature"},
-    "vqvae": {"codes", "curves", "data", "reconstructions", "umap", "use"},
+    "vqvae": {"codes", "curves", "data", "reconstructions", "umap", "usual", "use"},
 }
 ALL_FIGURES = {f"{part}-{name}" for part, names in FIGURES.items() for name in names}
 
