@@ -164,7 +164,7 @@ def _distances(row: dict[str, float]) -> Row:
         "second_b": "zebra to the second judge" if "zebra" in row else "B to the second judge",
     }
     return {words: f"{row[name]:.1%}" for name, words in shares.items() if name in row} | {
-        "KD": f"{row['kd']:.3f} ± {row['kd_error']:.3f}",
+        "KD": f"{row['kd']:z.3f} ± {row['kd_error']:.3f}",
         "gap closed, KD": f"{row['kd_closed']:.0%} ± {row['kd_closed_error']:.0%}" if "kd_closed" in row else "",
         "FD": f"{row['fd']:.1f}",
         "gap closed, FD": f"{row['fd_closed']:.0%}" if "fd_closed" in row else "",

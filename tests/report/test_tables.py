@@ -46,6 +46,7 @@ def test_cards_of_drawn_pictures_and_of_others_than_zebras():
     shares = {"called zebra": "25.0%", "called another hoofed animal": "50.0%", "zebra to the second judge": "12.5%"}
     assert dict([*card.items()][1:4]) == shares
     assert tables.card({"last": row}, {"last": {"second_b": 0.125}})[0]["B to the second judge"] == "12.5%"
+    assert tables.card({"last": row | {"kd": -0.0001}})[0]["KD"] == "0.000 ± 0.010"
 
 
 def test_disturbances_are_shown_with_their_control():
