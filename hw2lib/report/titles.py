@@ -18,7 +18,6 @@ TITLES = {
     "zebra_gain": "the gain in the judge's probability of a zebra",
     "hoofed_gain": "the gain in the judge's probability of a hoofed animal that is no zebra",
     "zebra": "the judge's probability of a zebra",
-    "zebra_lowest_first": "the judge's probability of a zebra, the lowest first",
     "features": "nearness to the target domain in the judge's features",
     # what a training step logs
     "g_ab": "adversarial loss of the generator from A to B",

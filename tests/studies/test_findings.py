@@ -166,6 +166,8 @@ def test_photographs_and_curves_are_as_said():
     found = Run.published("cyclegan").metrics
     there, back = (found["cards"][domain]["average"] for domain in "ba")
     assert back["kd_closed"] - there["kd_closed"] > 1.9 * math.hypot(there["kd_closed_error"], back["kd_closed_error"])
+    train = [found["cards_train"][domain]["average"] for domain in "ba"]
+    assert train[1]["kd_closed"] - train[0]["kd_closed"] > 3 * math.hypot(*(row["kd_closed_error"] for row in train))
     assert there["fd_means_closed"] < back["fd_means_closed"] and there["fd_closed"] > back["fd_closed"]
     for hidden in found["hidden"].values():
         for name, times in (("chroma_2", 3), ("jpeg_95", 3), ("exchanged", 1.5)):
