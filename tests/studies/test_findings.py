@@ -142,9 +142,7 @@ def test_collapses_are_as_said():
     assert 0 < strong["active"]["max"] < 8
     rows = study.rows(Run.published("ring"))
     assert {row["modes"] for row in rows if row["ratio"] == 0.2} == {0}
-    lost = {
-        setup: [bool(its["lost"]) for its in findings.balances(rows, setup) if its["sharp"]] for setup in SETUPS
-    }
+    lost = {setup: [bool(its["lost"]) for its in findings.balances(rows, setup) if its["sharp"]] for setup in SETUPS}
     assert any(lost["plain"]) and any(lost["smaller_rate"]) and lost["packed"] and not any(lost["packed"])
 
 
