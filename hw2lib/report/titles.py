@@ -63,7 +63,8 @@ TITLES = {
     "vqvae": "as above",
     "vqvae-half": "half as long",
     "vqvae-double": "twice as long",
-    "vqvae-usual": "set as others do",
+    "vqvae-usual": "set as others do, a tenth held out",
+    "vqvae-held-out": "as above, a tenth held out",
     # setups of the ring
     "plain": "rate 0.001",
     "smaller_rate": "rate 0.0003",

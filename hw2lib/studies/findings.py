@@ -4,7 +4,6 @@ found     entries of a case by score, as `study.by_case` has them, or plain numb
 measured  rows of a study
 """
 
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,12 +69,6 @@ def balances(measured: list[dict], setup: str = "plain") -> list[dict]:
         lost = [row["modes"] for row in sharp if row["modes"] < 8]
         found.append({"width": width, "ratio": ratio, "trainings": len(group), "sharp": len(sharp), "lost": lost})
     return found
-
-
-def trend(values: Sequence[float]) -> dict[str, float]:
-    """{"epochs", "slope"}: change an epoch, of a line through the last quarter of the values, two or more."""
-    tail = list(values)[-max(2, len(values) // 4) :]
-    return {"epochs": len(tail), "slope": statistics.linear_regression(range(len(tail)), tail).slope}
 
 
 def course(values: Sequence[float]) -> dict[str, float]:
