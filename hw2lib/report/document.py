@@ -231,7 +231,8 @@ def summary_section(notebooks: dict[str, NotebookNode], figures: dict[str, int])
             if headings.count(heading) > 1:
                 raise ReportError(f"the heading {heading!r} stands there twice, and a claim under it: rename one")
             columns = {"": f"[{words['section']}](#{anchor(heading)})", "the homework says": words["says"]}
-            rows.append((words["section"], columns | {"verdict": words["verdict"], "because": words["why"]}))
+            because = _prose(words["why"], where, figures, shift=False)
+            rows.append((words["section"], columns | {"verdict": words["verdict"], "because": because}))
     # By the homework's sections, whatever the order of the notebooks.
     table = [row for _, row in sorted(rows, key=lambda row: row[0])]
     parts = ["\n".join(results), show.pipe_table(table) if table else ""]

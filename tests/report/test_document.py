@@ -65,7 +65,7 @@ def test_answers(markdown):
     assert f"It took **2** epochs with data from {Path.cwd() / 'data'} and is 0.25, $e^{{x}}$." in markdown
     assert "> **Homework, 1.1:** It is small. **Half right:** see Figure 1: 0.25." in markdown
     assert "> **Homework, 1.1:** It is large. **Not measured here.**" in markdown
-    assert "| 1.1 | It is small. | half right | [Is it?](#is-it) |" in markdown
+    assert "| [1.1](#is-it) | It is small. | half right | see Figure 1: 0.25. |" in markdown
     assert "\n#### Is it?\n" in markdown
     assert markdown.count("is 0.25, see Figure 1.") == 1
     assert "Never said" not in markdown
