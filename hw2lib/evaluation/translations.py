@@ -209,11 +209,6 @@ def strips(run: Run, size: int) -> list[Tensor]:
     return [load_strip(strip_path(run.folder, epoch), size) for epoch in epochs]
 
 
-def evenly(count: int, most: int) -> list[int]:
-    """At most `most` of the positions 0 to count - 1, first and last among them."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
-
-
 # ---- rows of pictures to look at
 
 
@@ -229,10 +224,15 @@ def there_and_back(model: CycleGAN, pictures: Tensor, way: str) -> dict[str, Ten
     return rows | {"back": translate(back, rows[kind])}
 
 
-def some_epochs(run: Run, size: int, most: int = 8) -> dict[str, Tensor]:
-    """What was kept of at most `most` epochs, by the judged weights: {"epoch 1": uint8 (2 STRIP, 3, size, size), ...}."""
-    kept = strips(run, size)
-    return {f"epoch {epoch + 1}": kept[epoch][-1] for epoch in evenly(len(kept), most)}
+def some_epochs(run: Run, domains: Domains) -> dict[str, Tensor]:
+    """Test pictures, what the judged weights made of them after some epochs, and at the end the last weights, if others.
+
+    {"input": uint8 (2 STRIP, 3, size, size), "epoch 1": ..., "epoch 20": ..., "last weights": ...}.
+    """
+    kept = strips(run, domains.size)
+    shown = [epoch for epoch in (1, 2, 3, 5, 10, 20, 50, 100) if epoch < len(kept)] + [len(kept)]
+    rows = {"input": strip_inputs(domains)} | {f"epoch {epoch}": kept[epoch - 1][-1] for epoch in shown}
+    return rows | ({"last weights": kept[-1][0]} if len(kept[-1]) > 1 else {})
 
 
 def side_by_side(run: Run, second: Run, domains: Domains) -> dict[str, Tensor]:

@@ -318,13 +318,6 @@ def test_a_picture_is_written_as_its_name_ends(pictures, tmp_path, name):
     assert np.abs(found - picture.numpy()).max() <= (0 if name == "x.png" else 2)
 
 
-def test_positions_are_spread_evenly():
-    """First and last are among them, at most as many as wanted, each once."""
-    assert translations.evenly(20, 8) == [0, 3, 5, 8, 11, 14, 16, 19]
-    assert translations.evenly(3, 8) == [0, 1, 2]
-    assert translations.evenly(1, 8) == [0]
-
-
 def test_rows_of_both_ways_are_the_generators_own(translator, toy):
     """Inputs, what each kind of weights makes of them, and the way back from the judged ones, in either direction."""
     for way, pictures, averages in (
@@ -340,11 +333,13 @@ def test_rows_of_both_ways_are_the_generators_own(translator, toy):
         assert torch.equal(rows["back"], translate(back, rows["average"]))
 
 
-def test_published_epochs_are_shown_evenly_and_side_by_side(toy):
-    """Eight of twenty epochs, and both runs after the tenth, by the averaged weights."""
+def test_published_epochs_are_shown_and_side_by_side(toy):
+    """Six of twenty epochs and both runs after the tenth, by the averaged weights; the last ones at the end."""
     run, second = Run.published("cyclegan"), Run.published("cyclegan-identity")
-    rows = translations.some_epochs(run, 128)
-    assert [*rows][:: len(rows) - 1] == ["epoch 1", "epoch 20"] and len(rows) == 8
+    rows = translations.some_epochs(run, replace(toy, size=128))
+    assert [*rows] == ["input", *(f"epoch {epoch}" for epoch in (1, 2, 3, 5, 10, 20)), "last weights"]
+    last, averaged = translations.load_strip(translations.strip_path(run.folder, 20), 128)
+    assert torch.equal(rows["epoch 20"], averaged) and torch.equal(rows["last weights"], last)
     kept = [translations.load_strip(translations.strip_path(each.folder, 10), 128)[-1] for each in (run, second)]
     rows = translations.side_by_side(run, second, replace(toy, size=128))
     assert torch.equal(rows["without"], kept[0]) and torch.equal(rows["with_identity"], kept[1])
