@@ -108,7 +108,7 @@ def scores(run: Run, variants: Sequence[str]) -> list[Row]:
         "background_ab": "background",
         "shift_ab": "colours",
         "stripes_ab": "stripes",
-        "cycle_aba": "there and back",
+        "cycle_aba": "cycle error",
     }
     cases, ends = by_case(run), run.metrics["ends"]
 
@@ -134,7 +134,7 @@ def plane(run: Run, variants: Sequence[str]) -> list[Row]:
             "case": title(name),
             "all modes hit": f"{found[name]['hit']} of {found[name]['trainings']}",
             "near a mode": f"{cases[name]['near_ab']['mean']:.2f}",
-            "there and back": f"{cases[name]['cycle_aba']['mean']:.4f}",
+            "cycle error": f"{cases[name]['cycle_aba']['mean']:.4f}",
             "moved": f"{cases[name]['moved_ab']['mean']:.2f}",
             "kept, turned, mirrored": ", ".join(str(found[name][kind]) for kind in ("kept", "turned", "mirrored")),
             "loss of G": f"{cases[name]['g_ab']['mean']:.2f}",

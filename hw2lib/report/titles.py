@@ -63,7 +63,7 @@ TITLES = {
     "vqvae": "as above",
     "vqvae-half": "half as long",
     "vqvae-double": "twice as long",
-    "vqvae-usual": "set as others do, a tenth held out",
+    "vqvae-usual": "usual settings, a tenth held out",
     "vqvae-held-out": "as above, a tenth held out",
     # setups of the ring
     "plain": "rate 0.001",

@@ -55,9 +55,10 @@ SHARP = 0.5
 
 
 def balances(measured: list[dict], setup: str = "plain") -> list[dict]:
-    """Trainings of the ring by balance: {"width", "ratio", "trainings", "sharp", "lost"}, of one of its setups.
+    """Trainings of the ring by balance: {"width", "ratio", "trainings", "missing", "sharp", "lost"}, of a setup.
 
-    sharp: how many have sharp samples; lost: the modes of each of these that covers fewer than 8.
+    missing: how many cover fewer than 8 modes; sharp: how many have sharp samples; lost: the modes of each of these that
+    covers fewer than 8.
     """
     groups: dict[tuple[int, float], list[dict]] = {}
     for row in sorted(measured, key=lambda row: (row["width"], row["ratio"])):
@@ -67,7 +68,9 @@ def balances(measured: list[dict], setup: str = "plain") -> list[dict]:
     for (width, ratio), group in groups.items():
         sharp = [row for row in group if row["near"] > SHARP]
         lost = [row["modes"] for row in sharp if row["modes"] < 8]
-        found.append({"width": width, "ratio": ratio, "trainings": len(group), "sharp": len(sharp), "lost": lost})
+        missing = sum(row["modes"] < 8 for row in group)
+        counts = {"trainings": len(group), "missing": missing, "sharp": len(sharp)}
+        found.append({"width": width, "ratio": ratio} | counts | {"lost": lost})
     return found
 
 

@@ -30,7 +30,7 @@ def test_what_was_not_measured_is_a_dash():
     """A variant without a way back has no cycle error, doing nothing has none to be asked for."""
     rows = {row["case"]: row for row in tables.scores(Run.published("ablations"), ["full", "siamese_for_cycle_loss"])}
     assert list(rows) == ["doing nothing", "full", "siamese in place of the cycle loss", "true counterparts"]
-    back = [row["there and back"] for row in rows.values()]
+    back = [row["cycle error"] for row in rows.values()]
     assert (back[0], back[2], back[3]) == ("", "–", "")
     assert "±" in back[1]
 
