@@ -72,6 +72,7 @@ def translation_losses(
     losses = {
         "adversarial": generator_loss(config.objective, output.float()),
         "cycle": F.l1_loss(cycled.float(), real),
+        "fresh": output.float().mean(),  # a discriminator's own terms are on translations out of the pool
     }
     total = losses["adversarial"] + config.cycle_weight * losses["cycle"]
     if config.identity_weight:
@@ -261,7 +262,8 @@ class CycleGAN(Translator):
 
         Returns, detached: the terms as they are before weighting, g_ab, g_ba (adversarial), cycle_a, cycle_b and, if
         on, identity_a, identity_b (mean absolute error, 0 to 2); the halved losses d_a, d_b; and the discriminators'
-        mean outputs on real pictures and on translations, d_a_real, d_a_fake, d_b_real, d_b_fake.
+        mean outputs on real pictures, on translations out of the pool and on the newest ones, d_a_real, d_a_fake, d_a_fresh
+        and so on.
         """
         real_a, real_b = self._prepared(batch)
         with self._discriminators_frozen():
@@ -319,7 +321,7 @@ class CycleGAN(Translator):
             fake, losses, total = translation_losses(self.config, real, target, *(forth if source == "a" else back))
         grads = torch.autograd.grad(total, self.parameters_of["generators"])
         other = "b" if source == "a" else "a"
-        names = {"adversarial": f"g_{source}{other}", "identity": f"identity_{other}"}
+        names = {"adversarial": f"g_{source}{other}", "identity": f"identity_{other}", "fresh": f"d_{other}_fresh"}
         losses = {names.get(name, f"{name}_{source}"): loss.detach() for name, loss in losses.items()}
         return fake.detach().float(), losses, grads
 

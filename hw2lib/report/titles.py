@@ -33,6 +33,7 @@ TITLES = {
             ("", "loss of", ""),
             ("_real", "mean output of", " on real pictures"),
             ("_fake", "mean output of", " on translations"),
+            ("_fresh", "mean output of", " on the newest translations"),
         )
     },
     "vq": "VQ loss",

@@ -63,11 +63,18 @@ class Table:
         self.path = path
 
     def append(self, rows: list[dict]) -> None:
-        """Add rows; the first ever row gives the columns. Raises RunError if they cannot be written."""
+        """Add rows; the first ever row gives the columns. Raises RunError for others, or if they cannot be written."""
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        if not self.path.exists() or not self.path.stat().st_size:
+        begun = ""
+        if self.path.exists() and self.path.stat().st_size:
+            with self.path.open() as file:
+                begun = file.readline()
+        if not begun:
             writer.writeheader()
+        elif begun != ",".join(rows[0]) + "\n":
+            cure = "go on with the version that began it, or delete the folder to train anew"
+            raise RunError(f"{self.path} has other columns than this version of hw2lib writes: {cure}")
         for row in rows:
             writer.writerow({k: f"{v:.7g}" if isinstance(v, float) else v for k, v in row.items()})
         with files.writing(self.path, RunError), self.path.open("a", newline="") as file:

@@ -112,6 +112,8 @@ def reference(config, batch, plain_norm):
             "cycle_b": (plain.g_ab(fake_a) - b).abs().mean(),
             "d_a": discriminator(on["d_a_real"], on["d_a_fake"]),
             "d_b": discriminator(on["d_b_real"], on["d_b_fake"]),
+            "d_a_fresh": on["d_a_fake"].mean(),
+            "d_b_fresh": on["d_b_fake"].mean(),
         }
         total = terms["g_ab"] + terms["g_ba"] + 10 * (terms["cycle_a"] + terms["cycle_b"])
         if config.identity_weight:

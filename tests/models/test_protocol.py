@@ -31,7 +31,7 @@ TRANSLATOR = {"size": 32, "base_channels": 2, "blocks": 1, "pool_size": 3}
 CODEC = {"size": 16, "hidden_channels": 8, "residual_channels": 4, "num_codes": 16, "code_dim": 4}
 PRIOR = {"num_codes": 11, "height": 4, "width": 5, "embedding": 6, "channels": 8, "layers": 2}
 TERMS = {
-    "cyclegan": "g_ab cycle_a identity_b g_ba cycle_b identity_a d_a d_a_real d_a_fake d_b d_b_real d_b_fake",
+    "cyclegan": "g_ab cycle_a d_b_fresh identity_b g_ba cycle_b d_a_fresh identity_a d_a d_a_real d_a_fake d_b d_b_real d_b_fake",
     "travelgan": "travel margin g_ab d_b d_b_real d_b_fake",
     "vqvae": "reconstruction mse codebook commitment vq perplexity",
     "pixelcnn": "nll bits accuracy",

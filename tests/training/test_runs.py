@@ -18,6 +18,16 @@ def run(tmp_path):
     return run
 
 
+def test_a_table_takes_no_rows_with_other_columns(tmp_path):
+    """As of a half-done run that another version began: one line says so, and the file stays as it was."""
+    table = Table(tmp_path / "t.csv")
+    table.append([{"step": 0, "loss": 1.0}])
+    whole = table.path.read_bytes()
+    with pytest.raises(RunError, match=r"t\.csv has other columns .* go on with the version that began it"):
+        table.append([{"step": 1, "loss": 1.0, "fresh": 0.5}])
+    assert table.path.read_bytes() == whole
+
+
 def test_a_table_is_cut_to_the_row(tmp_path):
     """A table cut back to a mark and grown again has the bytes of one that was never cut."""
     table = Table(tmp_path / "t.csv")
