@@ -31,7 +31,8 @@ PUBLISHED = {
     "plane": "plane-8fac0a4e",
     "ring": "ring-7c939cbb",
     "vqvae-double": "vqvae-double-d705d25b",
-    "vqvae-half": "HALFHASH",
+    "vqvae-half": "vqvae-half-10b7483a",
+    "vqvae-held-out": "vqvae-held-out-5e2fb033",
     "vqvae-usual": "vqvae-usual-38b68612",
 }
 
