@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from statistics import fmean
 
 from IPython import get_ipython
 from IPython.display import display
@@ -117,9 +118,11 @@ def pipe_table(rows: list[dict]) -> str:
     if not rows:
         raise ValueError("a table needs at least one row")
     columns = {key: [_one_line(str(row.get(key, ""))) for row in rows] for key in rows[0]}
-    widths = [max(len(LINK.sub(r"\1", cell)) for cell in (key, *cells)) for key, cells in columns.items()]
+    texts = [[LINK.sub(r"\1", cell) for cell in (key, *cells)] for key, cells in columns.items()]
     # Of a table that is wider than its line, pandoc takes the shares of the columns from the rule.
-    dashes = ["-" * (max(3, min(45, width)) if sum(widths) > LINE else 3) for width in widths]
+    wide = sum(max(map(len, cells)) for cells in texts) > LINE
+    shares = [max(fmean(map(len, cells)), *(len(word) for word in " ".join(cells).split() or [""])) for cells in texts]
+    dashes = ["-" * (max(3, min(45, round(share))) if wide else 3) for share in shares]
     numbers = [all(map(NUMBER.fullmatch, cells)) for cells in columns.values()]
     rules = [f"{rule}:" if right else f":{rule}" for rule, right in zip(dashes, numbers, strict=True)]
     lines = [map(str, columns), rules, *zip(*columns.values(), strict=True)]
