@@ -11,9 +11,11 @@ import re
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 from hw2lib.report import ReportError, show
 from hw2lib.report.style import fonts_for
@@ -24,6 +26,8 @@ TYPST_TEMPLATE = Path(__file__).with_name("report_template.typ")
 CSS_DOTS_PER_INCH = 96
 # GitHub's; a rule (---) at the top is not a metadata block, and < no tag.
 MARKDOWN = "gfm-yaml_metadata_block-raw_html"
+# Characters in a cell that make it a sentence.
+LONG = 60
 CAPTION = re.compile(r"(Figure|Table) \d+\.")
 
 MATHML = "http://www.w3.org/1998/Math/MathML"
@@ -67,7 +71,8 @@ def write_pdf(document: dict, path: Path) -> None:
     """Write a tagged PDF on A4; pictures are looked for from the file's folder."""
     import typst
 
-    blocks = [_typst_figure(block) if block["t"] == "Figure" else block for block in document["blocks"]]
+    own = {"Figure": _typst_figure, "Table": _typst_table}
+    blocks = [own.get(block["t"], lambda block: block)(block) for block in document["blocks"]]
     to = ["-t", "typst", "--standalone", f"--template={TYPST_TEMPLATE}", "--shift-heading-level-by=-1"]
     source = _pandoc(json.dumps(document | {"blocks": blocks}), "-f", "json", *to)
     source_file = path.with_suffix(".typ")
@@ -155,6 +160,32 @@ def _typst_figure(figure: dict) -> dict:
     call = f"#picture({_typst_string(source)}, alt: {_typst_string(_words(alt))})"
     picture = {"t": "Plain", "c": [{"t": "RawInline", "c": ["typst", call]}]}
     return {"t": "Figure", "c": [attributes, caption, [picture]]}
+
+
+def _typst_table(table: dict) -> dict:
+    """The table, and where it has sentences, columns as wide as what they hold: Typst gives short ones too much."""
+    attributes, caption, columns, head, bodies, foot = table["c"]
+    rows = [row for _, *_, part in (head, *bodies) for _, row in part]
+    texts = [[" ".join(_strings(cell)) for cell in column] for column in zip(*rows, strict=True)]
+    if max(len(text) for cells in texts for text in cells) <= LONG:
+        return table
+    words = [max(map(len, " ".join(cells).split()), default=1) for cells in texts]
+    # With room for the gap between columns.
+    needs = [
+        max(4 + 1.4 * least, min(LONG, 1.5 * fmean(map(len, cells)))) for least, cells in zip(words, texts, strict=True)
+    ]
+    shares = [{"t": "ColWidth", "c": need / sum(needs)} for need in needs]
+    columns = [[alignment, share] for (alignment, _), share in zip(columns, shares, strict=True)]
+    return {"t": "Table", "c": [attributes, caption, columns, head, bodies, foot]}
+
+
+def _strings(element) -> Iterator[str]:
+    """All words in a part of a document."""
+    if isinstance(element, dict):
+        yield from [element["c"]] if element["t"] == "Str" else _strings(element.get("c", []))
+    elif isinstance(element, list):
+        for part in element:
+            yield from _strings(part)
 
 
 def _typst_string(words: str) -> str:

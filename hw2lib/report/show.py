@@ -13,7 +13,6 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from statistics import fmean
 
 from IPython import get_ipython
 from IPython.display import display
@@ -29,9 +28,6 @@ from hw2lib.report.style import DOTS_PER_INCH, STYLE
 from hw2lib.training.runs import Run
 
 FIGURE_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
-LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
-# Characters that pandoc takes for a line.
-LINE = 72
 # A cell that starts like a number, or is left out.
 NUMBER = re.compile(r"[-−+±<>≈]?\s?\d.*|[-–—]?")
 
@@ -118,13 +114,7 @@ def pipe_table(rows: list[dict]) -> str:
     if not rows:
         raise ValueError("a table needs at least one row")
     columns = {key: [_one_line(str(row.get(key, ""))) for row in rows] for key in rows[0]}
-    texts = [[LINK.sub(r"\1", cell) for cell in (key, *cells)] for key, cells in columns.items()]
-    # Of a table that is wider than its line, pandoc takes the shares of the columns from the rule.
-    wide = sum(max(map(len, cells)) for cells in texts) > LINE
-    shares = [max(fmean(map(len, cells)), *(len(word) for word in " ".join(cells).split() or [""])) for cells in texts]
-    dashes = ["-" * (max(3, min(45, round(share))) if wide else 3) for share in shares]
-    numbers = [all(map(NUMBER.fullmatch, cells)) for cells in columns.values()]
-    rules = [f"{rule}:" if right else f":{rule}" for rule, right in zip(dashes, numbers, strict=True)]
+    rules = ["---:" if all(map(NUMBER.fullmatch, cells)) else ":---" for cells in columns.values()]
     lines = [map(str, columns), rules, *zip(*columns.values(), strict=True)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
