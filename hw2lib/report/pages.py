@@ -163,11 +163,14 @@ def _typst_figure(figure: dict) -> dict:
 
 
 def _typst_table(table: dict) -> dict:
-    """The table, and where it has sentences, columns as wide as what they hold: Typst gives short ones too much."""
+    """The table; the summary's, which has sentences and no caption, with columns as wide as what they hold.
+
+    Typst gives the short ones too much there.
+    """
     attributes, caption, columns, head, bodies, foot = table["c"]
     rows = [row for _, *_, part in (head, *bodies) for _, row in part]
     texts = [[" ".join(_strings(cell)) for cell in column] for column in zip(*rows, strict=True)]
-    if max(len(text) for cells in texts for text in cells) <= LONG:
+    if caption[1] or max(len(text) for cells in texts for text in cells) <= LONG:
         return table
     words = [max(map(len, " ".join(cells).split()), default=1) for cells in texts]
     # With room for the gap between columns.

@@ -1,5 +1,6 @@
 """HTML and PDF of the report: whole without a network, in a real browser, with formulas, captions and alternative texts."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -217,3 +218,13 @@ def test_any_locale_will_do(tmp_path, monkeypatch):
     pages.write_html(document_tree, folder / "page.html")
     pages.write_pdf(document_tree, folder / "page.pdf")
     assert "Größe" in (folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_table_of_sentences_has_columns_as_wide_as_what_they_hold():
+    """In the PDF: shares that add up to one, more for sentences than for words; a table with a caption stays as it is."""
+    rows = f"| a | b |\n|---|---|\n| right | {'word ' * 40} |\n| half right | {'word ' * 30} |"
+    (table,) = json.loads(pages._pandoc(rows, "-f", pages.MARKDOWN, "-t", "json"))["blocks"]
+    short, long = (share["c"] for _, share in pages._typst_table(table)["c"][2])
+    assert short + long == pytest.approx(1) and 0.1 < short < long
+    table["c"][1] = [None, [{"t": "Plain", "c": [{"t": "Str", "c": "Table."}]}]]
+    assert pages._typst_table(table) is table
