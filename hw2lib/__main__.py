@@ -36,6 +36,12 @@ DATA = click.option("--data", "data_root", type=path, help="folder with the data
 OUT = click.option("--out", default=ROOT / "build", type=path, help="folder of the report [default: build/]")
 
 
+TRAINED = (
+    *("cyclegan", "cyclegan-identity"),
+    *("vqvae", "vqvae-short", "vqvae-half", "vqvae-double", "vqvae-usual", "vqvae-held-out", "pixelcnn"),
+)
+
+
 @click.group(help=__doc__)
 def main() -> None: ...
 
@@ -79,7 +85,7 @@ def check() -> None:
 
 
 @main.command()
-@click.argument("model", type=click.Choice(["cyclegan", "cyclegan-identity", "vqvae", "vqvae-short", "pixelcnn"]))
+@click.argument("model", type=click.Choice(TRAINED))
 @PRESET
 @DATA
 @click.option("-p", "changes", multiple=True, metavar="NAME=VALUE", help="another value for a parameter of the preset")
@@ -119,6 +125,10 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
             run = recipes.cyclegan_with_identity(config, domains, judge, asked)
     elif model == "vqvae-short":
         run = recipes.vqvae_as_others(*recipes.vqvae_setup(asked), asked)
+    elif model.startswith("vqvae-"):
+        from hw2lib.studies import schedules
+
+        run = schedules.whole_training(model, *recipes.vqvae_setup(asked), asked)
     else:
         config, pictures = recipes.vqvae_setup(asked)
         codec = VQVAE(config)
@@ -126,7 +136,9 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
     if model == "pixelcnn":
         run = recipes.prior(codec, pictures, run, asked).run
     if run is None:
-        raise Problem(f"nothing to train for {model}: give identity_epochs, or comparison_updates, above 0")
+        raise Problem(
+            f"nothing to train for {model}: give identity_epochs, or comparison_updates, above 0, or longer_runs=true"
+        )
     if not processes.rank():
         click.echo(run.folder)
 

@@ -219,7 +219,7 @@ def vqvae_setup(asked: VQVAEParameters) -> tuple[VQVAEConfig, Pictures]:
 
 def train_vqvae(model: VQVAE, pictures: Pictures, asked: VQVAEParameters) -> Run:
     """The run that the report is about; `model` is then trained."""
-    return _fit_vqvae(model, pictures, asked, asked.batch_size, name="vqvae", epochs=asked.epochs)
+    return fit_vqvae(model, pictures, asked, asked.batch_size, name="vqvae", epochs=asked.epochs)
 
 
 def vqvae_as_others(config: VQVAEConfig, pictures: Pictures, asked: VQVAEParameters) -> Run | None:
@@ -230,14 +230,28 @@ def vqvae_as_others(config: VQVAEConfig, pictures: Pictures, asked: VQVAEParamet
         return None
     model = VQVAE(config.model_copy(update={"learning_rate": 3e-4, "schedule": "constant"}))
     name, updates = "vqvae-short", asked.comparison_updates
-    return _fit_vqvae(model, pictures, asked, 32, name=name, updates=updates, numbers_only=True)
+    return fit_vqvae(model, pictures, asked, 32, name=name, updates=updates, numbers_only=True)
 
 
-def _fit_vqvae(model: VQVAE, pictures: Pictures, asked: VQVAEParameters, batch_size: int, **more) -> Run:
+def fit_vqvae(
+    model: VQVAE,
+    pictures: Pictures,
+    asked: VQVAEParameters,
+    batch_size: int,
+    held_out: torch.Tensor | None = None,
+    **more,
+) -> Run:
+    """A run of training.fit, to which `more` goes, scored on the test pictures and on those held out, if any."""
+
+    def scores(folder: Path, epoch: int) -> dict[str, float]:
+        found = evaluate_vqvae(model, pictures.test)
+        others = {} if held_out is None else evaluate_vqvae(model, held_out)
+        return found | {score.replace("test", "held_out"): value for score, value in others.items()}
+
     return fit(
         model,
         Batches(pictures.train, batch_size, asked.seed),
-        evaluate=lambda folder, epoch: evaluate_vqvae(model, pictures.test),
+        evaluate=scores,
         data=pictures.description,
         noted={"passed_over": pictures.passed_over},
         start=_start(more["name"], asked),

@@ -11,7 +11,7 @@ from torch import Tensor
 from hw2lib.evaluation.translations import load_strip
 from hw2lib.report.figures import labelled_rows
 from hw2lib.report.style import LINES, OTHER, TEST, TRAIN, legend_below, styled
-from hw2lib.report.titles import SHORT_TITLES, pace, title
+from hw2lib.report.titles import pace, short_title, title
 from hw2lib.studies import cyclegan_parts, mode_collapse, plane, posterior_collapse
 from hw2lib.studies.study import by_case, rows, values
 from hw2lib.training import Run
@@ -94,7 +94,7 @@ def plane_arrows(run: Run, variants: Sequence[str], count: int = 3) -> Figure:
         axes.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal")
         axes.axis("off")
         if row["seed"] == seeds[0]:
-            axes.set_title(SHORT_TITLES.get(row["variant"], title(row["variant"])), fontsize=7)
+            axes.set_title(short_title(row["variant"]), fontsize=7)
     return figure
 
 

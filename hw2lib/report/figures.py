@@ -18,7 +18,7 @@ from torchvision.utils import make_grid
 
 from hw2lib import printable
 from hw2lib.report.style import DOTS_PER_INCH, LEVELS, OTHER, TEST, TRAIN, fonts_for, legend_below, styled
-from hw2lib.report.titles import SHORT_TITLES, title
+from hw2lib.report.titles import short_title, title
 
 ROOM = 1040  # pixels across the page for pictures, beside their labels
 # Scores of the test set after each epoch.
@@ -195,7 +195,7 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
 @styled
 def labelled_rows(rows: dict[str, Tensor]) -> Figure:
     """Rows of uint8 pictures (N, 3, H, W) each, by label: an identifier of the results, or words of the caller."""
-    labels = [SHORT_TITLES.get(label) or (title(label) if label.isidentifier() else label) for label in rows]
+    labels = [short_title(label) if label.isidentifier() else label for label in rows]
     columns = max(map(len, rows.values()))
     return _sheet(torch.cat([_whole_rows(row, columns) for row in rows.values()]), columns, labels).figure
 

@@ -47,7 +47,6 @@ TITLES = {
     # variants of the plane
     "overlapping": "overlapping domains",
     "overlapping_with_identity_loss": "overlapping, with identity loss",
-    **{f"cycle_weight_{weight}": f"cycle weight {weight}" for weight in ("0.1", "1", "100")},
     **{
         f"{objective}_{rate}": f"{objective.replace('_', ' ')}, rate {rate}"
         for objective in ("least_squares", "cross_entropy")
@@ -98,7 +97,6 @@ SHORT_TITLES = {
     "without": "without",
     "with_identity": "with",
     "no_adversarial_loss": "no adversary",
-    "no_cycle_loss": "no cycle loss",
     "overlapping": "overlapping",
     "overlapping_with_identity_loss": "overlapping + identity",
     "with_identity_loss": "+ identity",
@@ -118,6 +116,11 @@ Entry = dict[str, float]
 def title(identifier: str) -> str:
     """What a reader sees in place of an identifier of the results."""
     return TITLES.get(identifier, identifier.replace("_", " "))
+
+
+def short_title(identifier: str) -> str:
+    """The same where there is less room."""
+    return SHORT_TITLES.get(identifier) or title(identifier)
 
 
 def plus_minus(entry: Entry, digits: int) -> str:

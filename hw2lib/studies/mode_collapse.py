@@ -38,10 +38,11 @@ def centres() -> Tensor:
     return RADIUS * torch.stack([angles.cos(), angles.sin()], 1)
 
 
-def draw_ring(count: int, generator: torch.Generator) -> Tensor:
-    """Points of the data, float32 (count, 2); each mode is equally likely."""
-    modes = torch.randint(MODES, (count,), generator=generator)
-    return centres()[modes] + DEVIATION * torch.randn(count, 2, generator=generator)
+def draw_ring(count: int, generator: torch.Generator, modes: Tensor | None = None) -> Tensor:
+    """Points of the data, float32 (count, 2), each mode equally likely: around the ring's, or around `modes` (8, 2)."""
+    around = centres() if modes is None else modes
+    drawn = torch.randint(MODES, (count,), generator=generator)
+    return around[drawn] + DEVIATION * torch.randn(count, 2, generator=generator)
 
 
 def coverage(samples: Tensor, modes: Tensor | None = None) -> dict[str, float]:
@@ -56,9 +57,9 @@ def coverage(samples: Tensor, modes: Tensor | None = None) -> dict[str, float]:
     return {"modes": covered, "near": int(near.sum()) / count}
 
 
-def generator_network(noise: int) -> nn.Sequential:
-    """Noise (B, noise) to points (B, 2)."""
-    return nn.Sequential(nn.Linear(noise, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 2))
+def perceptron(inputs: int, outputs: int) -> nn.Sequential:
+    """(B, inputs) to (B, outputs) by two hidden layers of 128: the generator, from noise to points."""
+    return nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, outputs))
 
 
 def discriminator_network(width: int, packing: int = 1) -> nn.Sequential:
@@ -99,7 +100,7 @@ def measure_ring(case: Case, steps: int, noise: int, batch_size: int) -> dict[st
     dice = torch.Generator().manual_seed(case["seed"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case["seed"])
-        maker, critic = generator_network(noise), discriminator_network(case["width"], packing)
+        maker, critic = perceptron(noise, 2), discriminator_network(case["width"], packing)
     for_maker, for_critic = (
         adam(part.parameters(), torch.device("cpu"), lr=rate, betas=(0.5, 0.999)) for part in (maker, critic)
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
 from hw2lib.studies.cyclegan_parts import RestingDiscriminators, WithoutAdversary, discriminator_steps
-from hw2lib.studies.mode_collapse import DEVIATION, MODES, SAMPLES, centres, coverage
+from hw2lib.studies.mode_collapse import MODES, SAMPLES, centres, coverage, draw_ring, perceptron
 from hw2lib.studies.study import Case, study, train_briefly
 from hw2lib.training import Run
 
@@ -25,10 +25,10 @@ class Plane(CycleGAN):
         return iter(batch)
 
     def _generator(self) -> nn.Module:
-        return perceptron(2)
+        return perceptron(2, 2)
 
     def _discriminator(self) -> nn.Module:
-        return perceptron(1)
+        return perceptron(2, 1)
 
 
 class PlaneWithoutAdversary(WithoutAdversary, Plane):
@@ -37,11 +37,6 @@ class PlaneWithoutAdversary(WithoutAdversary, Plane):
 
 class PlaneWithRestingDiscriminators(RestingDiscriminators, Plane):
     """See cyclegan_parts."""
-
-
-def perceptron(outputs: int) -> nn.Sequential:
-    """Points (B, 2) to (B, outputs)."""
-    return nn.Sequential(nn.Linear(2, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, outputs))
 
 
 class Variant(NamedTuple):
@@ -86,12 +81,6 @@ def modes(overlapping: bool) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def draw(around: Tensor, count: int, dice: torch.Generator) -> Tensor:
-    """Points of a domain, float32 (count, 2); each of its modes (8, 2) is equally likely."""
-    places = torch.randint(MODES, (count,), generator=dice)
-    return around[places] + DEVIATION * torch.randn(count, 2, generator=dice)
-
-
 def plane(runs=None, steps: int = 3000, seeds=range(10), variants: Sequence[str] = tuple(VARIANTS), n_jobs=1) -> Run:
     """The study of `measure` over variants and seeds. Raises RunError."""
     options = {name: described(name) for name in variants}
@@ -127,11 +116,11 @@ def measure(case: Case, steps: int) -> dict[str, float]:
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
-            yield draw(a, BATCH_SIZE, dice), draw(b, BATCH_SIZE, dice)
+            yield draw_ring(BATCH_SIZE, dice, a), draw_ring(BATCH_SIZE, dice, b)
 
     model = variant.model(config_of(case["variant"], seed))
     history = train_briefly(model, batches, steps, seed, discriminator_steps(model, variant.discriminator_steps - 1))
-    from_a, from_b = draw(a, SAMPLES, dice), draw(b, SAMPLES, dice)
+    from_a, from_b = draw_ring(SAMPLES, dice, a), draw_ring(SAMPLES, dice, b)
     with torch.no_grad():
         in_b, in_a, ends = model.g_ab(from_a), model.g_ba(from_b), model.g_ab(a)
         back_a, back_b = model.g_ba(in_b), model.g_ab(in_a)

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 
-from hw2lib.data import Batches, Pictures, random_stream
-from hw2lib.evaluation.codec import evaluate_vqvae
+from hw2lib.data import Pictures, random_stream
 from hw2lib.parameters import VQVAEParameters
+from hw2lib.recipes import fit_vqvae
 from hw2lib.studies.codebooks import with_noise_averages
-from hw2lib.training import Run, fit
+from hw2lib.training import Run
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 # Of those of the run itself.
@@ -31,25 +31,8 @@ def whole_training(name: str, config: VQVAEConfig, pictures: Pictures, asked: VQ
     held_out = None
     if name in ("vqvae-usual", "vqvae-held-out"):
         pictures, held_out = with_held_out(pictures)
-
-    def scores(folder, epoch: int) -> dict[str, float]:
-        found = evaluate_vqvae(model, pictures.test)
-        if held_out is not None:
-            others = evaluate_vqvae(model, held_out)
-            found |= {score.replace("test", "held_out"): value for score, value in others.items()}
-        return found
-
-    return fit(
-        model,
-        Batches(pictures.train, asked.batch_size, asked.seed),
-        name=name,
-        epochs=max(1, round(EPOCHS[name] * asked.epochs)),
-        evaluate=scores,
-        shown=("reconstruction", "vq", "perplexity", "test_nmse", "test_perplexity"),
-        data=pictures.description,
-        numbers_only=True,
-        **asked.machine,
-    )
+    epochs = max(1, round(EPOCHS[name] * asked.epochs))
+    return fit_vqvae(model, pictures, asked, asked.batch_size, held_out, name=name, epochs=epochs, numbers_only=True)
 
 
 def usual(config: VQVAEConfig) -> VQVAE:

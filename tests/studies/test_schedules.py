@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hw2lib import __main__ as command_line
 from hw2lib import parameters, recipes
 from hw2lib.parameters import VQVAEParameters
 from hw2lib.studies import schedules
@@ -21,6 +22,11 @@ def test_each_training_is_as_long_as_its_name_says_and_only_two_hold_pictures_ou
     assert [name for name, run in runs.items() if "held_out_nmse" in run.epochs] == ["vqvae-usual", "vqvae-held-out"]
     assert len({run.config["data"]["train"] for run in runs.values()}) == 2
     assert runs["vqvae-held-out"].config["model"] == runs["vqvae-half"].config["model"]
+
+
+def test_the_command_line_trains_each_of_them():
+    """As several processes are started by it: of a name that it did not know nothing would be trained."""
+    assert {*schedules.EPOCHS} <= {*command_line.TRAINED}
 
 
 def test_none_is_made_unless_asked_for(asked):
