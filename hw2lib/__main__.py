@@ -37,7 +37,7 @@ OUT = click.option("--out", default=ROOT / "build", type=path, help="folder of t
 
 
 TRAINED = (
-    *("cyclegan", "cyclegan-identity"),
+    *("cyclegan", "cyclegan-identity", "cyclegan-again"),
     *("vqvae", "vqvae-short", "vqvae-half", "vqvae-double", "vqvae-usual", "vqvae-held-out", "pixelcnn"),
 )
 
@@ -121,6 +121,8 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
         judge = recipes.judge_for(domains, asked)
         if model == "cyclegan":
             run = recipes.train_cyclegan(CycleGAN(config), domains, judge, asked)
+        elif model == "cyclegan-again":
+            run = recipes.cyclegan_again(config, domains, judge, asked)
         else:
             run = recipes.cyclegan_with_identity(config, domains, judge, asked)
     elif model == "vqvae-short":
@@ -137,7 +139,7 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
         run = recipes.prior(codec, pictures, run, asked).run
     if run is None:
         raise Problem(
-            f"nothing to train for {model}: give identity_epochs, or comparison_updates, above 0, or longer_runs=true"
+            f"nothing to train for {model}: give identity_epochs, or comparison_updates, above 0, or again=true or longer_runs=true"
         )
     if not processes.rank():
         click.echo(run.folder)

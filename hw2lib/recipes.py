@@ -160,11 +160,6 @@ def judge_on(asked: Parameters) -> Judge:
     return Judge(machine(asked.device, asked.precision).device)
 
 
-def pairs(pictures: Domains, asked: CycleGANParameters) -> Pairs:
-    """The batches of the training."""
-    return Pairs(pictures.train_a, pictures.train_b, pictures.size, asked.seed, asked.batch_size)
-
-
 def train_cyclegan(model: CycleGAN, pictures: Domains, judge: Judge | None, asked: CycleGANParameters) -> Run:
     """The run that the report is about; `model` is then trained."""
     return _fit_cyclegan(model, pictures, judge, asked, name="cyclegan", epochs=asked.epochs)
@@ -184,11 +179,23 @@ def cyclegan_with_identity(
     return _fit_cyclegan(model, pictures, judge, asked, name=name, epochs=epochs, numbers_only=True)
 
 
+def cyclegan_again(
+    config: CycleGANConfig, pictures: Domains, judge: Judge | None, asked: CycleGANParameters
+) -> Run | None:
+    """The training of the report once more with the next seed, where `asked.again`: what differs is chance."""
+    if asked.experiments == "published":
+        return Run.published("cyclegan-again")
+    if not asked.again:
+        return None
+    model = CycleGAN(config.model_copy(update={"seed": config.seed + 1}))
+    return _fit_cyclegan(model, pictures, judge, asked, name="cyclegan-again", epochs=asked.epochs, numbers_only=True)
+
+
 def _fit_cyclegan(model: CycleGAN, pictures: Domains, judge: Judge | None, asked: CycleGANParameters, **more) -> Run:
     kind = "average" if model.config.ema_decay else "last"
     return fit(
         model,
-        pairs(pictures, asked),
+        Pairs(pictures.train_a, pictures.train_b, pictures.size, model.config.seed, asked.batch_size),
         evaluate=Examiner(model, pictures, judge),
         shown=(*LOSSES_SHOWN, *(f"{kind}_{score}" for score in SCORES_SHOWN)),
         data=pictures.description,
