@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from hw2lib import ROOT, Problem, files, in_one_line, torchrun_rank
+from hw2lib import HOME, IN_REPOSITORY, ROOT, Problem, files, in_one_line, torchrun_rank
 
 
 def path(value: str | Path) -> Path:
@@ -31,9 +31,15 @@ def file(value: str | Path) -> Path:
     return found
 
 
+def require_repository() -> None:
+    """Raise Problem where pip has installed the package without the results and the report."""
+    if not IN_REPOSITORY:
+        raise Problem("this needs the repository, of which pip installs a part: clone it, and give the command there")
+
+
 PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
 DATA = click.option("--data", "data_root", type=path, help="folder with the data sets [default: $HW2_DATA, else data/]")
-OUT = click.option("--out", default=ROOT / "build", type=path, help="folder of the report [default: build/]")
+OUT = click.option("--out", default=HOME / "build", type=path, help="folder of the report [default: build/]")
 
 
 TRAINED = (
@@ -52,6 +58,7 @@ def main() -> None: ...
 @OUT
 def report(preset: str, data_root: Path | None, out: Path) -> None:
     """Run the notebooks and write report.md, report.html and report.pdf."""
+    require_repository()
     from hw2lib.report import build
 
     click.echo(build.build(preset, data_root, out))
@@ -61,6 +68,7 @@ def report(preset: str, data_root: Path | None, out: Path) -> None:
 @OUT
 def publish(out: Path) -> None:
     """Make a built report the published one: report.md, figures/, results/ and weights/."""
+    require_repository()
     from hw2lib.report import publish
 
     publish.publish(out)
@@ -69,6 +77,7 @@ def publish(out: Path) -> None:
 @main.command()
 def restore() -> None:
     """Make run folders of the published results, so that their report can be built again without training."""
+    require_repository()
     from hw2lib.report import publish
 
     for line in publish.restore():
@@ -78,6 +87,7 @@ def restore() -> None:
 @main.command()
 def check() -> None:
     """Make the published report again from its results, and say what agrees with it and what does not."""
+    require_repository()
     from hw2lib.report import check
 
     for line in check.check():

@@ -160,6 +160,12 @@ def judge_on(asked: Parameters) -> Judge:
     return Judge(machine(asked.device, asked.precision).device)
 
 
+def pairs(pictures: Domains, asked: CycleGANParameters, seed: int | None = None) -> Pairs:
+    """The batches of the training; of one with another seed, where that is given."""
+    seed = asked.seed if seed is None else seed
+    return Pairs(pictures.train_a, pictures.train_b, pictures.size, seed, asked.batch_size)
+
+
 def train_cyclegan(model: CycleGAN, pictures: Domains, judge: Judge | None, asked: CycleGANParameters) -> Run:
     """The run that the report is about; `model` is then trained."""
     return _fit_cyclegan(model, pictures, judge, asked, name="cyclegan", epochs=asked.epochs)
@@ -195,7 +201,7 @@ def _fit_cyclegan(model: CycleGAN, pictures: Domains, judge: Judge | None, asked
     kind = "average" if model.config.ema_decay else "last"
     return fit(
         model,
-        Pairs(pictures.train_a, pictures.train_b, pictures.size, model.config.seed, asked.batch_size),
+        pairs(pictures, asked, model.config.seed),
         evaluate=Examiner(model, pictures, judge),
         shown=(*LOSSES_SHOWN, *(f"{kind}_{score}" for score in SCORES_SHOWN)),
         data=pictures.description,
