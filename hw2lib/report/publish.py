@@ -67,7 +67,8 @@ def sums(root: Path = ROOT) -> dict[str, str]:
     """Published file, by its path in the repository, -> its sha256."""
     found = [
         root / "report.md",
-        *(path for folder in ("figures", "results", "weights") for path in (root / folder).rglob("*")),
+        *(path for folder in ("figures", "results") for path in (root / folder).rglob("*")),
+        *(root / "weights").glob("*.safetensors"),
     ]
     names = {path.relative_to(root).as_posix(): path for path in sorted(found) if path.is_file()}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items() if name != SUMS}
