@@ -1,7 +1,4 @@
-"""Files of pictures, translated by a trained CycleGAN: `translate` of the command line.
-
-What is wrong with any of them is said before the first is translated, and most of it before torch is imported.
-"""
+"""`translate` of the command line. What is wrong with any of the pictures is said before the first is translated."""
 
 import glob
 import io

@@ -33,9 +33,9 @@ def somebody_watches() -> bool:
 
 
 def left(seconds: float) -> str:
-    """'5 min 02 s left'; in a report, whose later parts nobody has timed yet, of which notebook's part that is."""
+    """'5 min 02 s left'; in a report, whose later parts nobody has timed yet, of this part alone."""
     part = os.environ.get("HW2_PART")
-    return f"{duration(seconds)} left" + (f" of this part, {part}" if part else "")
+    return f"{duration(seconds)} left" + (f" of this part of {part}" if part else "")
 
 
 class Progress:

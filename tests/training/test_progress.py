@@ -19,4 +19,4 @@ def test_progress_says_how_long_and_one_line_an_epoch(capsys, monkeypatch):
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("name: 40 steps to go, about ")
     assert second.startswith("name: epoch 1 of 2: loss 0.25, codes 1234; ")
-    assert second.endswith(" left of this part, notebook 1 of 2")
+    assert second.endswith(" left of this part of notebook 1 of 2")
