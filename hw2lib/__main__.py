@@ -77,6 +77,15 @@ def publish(out: Path) -> None:
 
 
 @main.command()
+@OUT
+def site(out: Path) -> None:
+    """Make a folder for a static host: the published report, and the notebooks of a built one."""
+    from hw2lib.report import publish
+
+    click.echo(publish.site(out))
+
+
+@main.command()
 def restore() -> None:
     """Make run folders of the published results, so that their report can be built again without training."""
     require_repository()
