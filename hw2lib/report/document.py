@@ -38,7 +38,6 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 HEADING = re.compile(r"^(?=#{1,5} )", re.MULTILINE)
 ANY_HEADING = re.compile(r"^#+ +(\S.*?)[ \t]*$", re.MULTILINE)
 TITLE_LINE = re.compile(r"^# +(\S.*)$", re.MULTILINE)
-FIGURE_REFERENCE = re.compile(r"\{fig:([^{}\s]+)\}")
 
 
 def check_source(path: Path) -> None:
@@ -280,7 +279,7 @@ def _output(output: NotebookNode, cell: NotebookNode, where: str, figures: dict[
             f"![{escape(note['alt'])}](figures/{note['figure']}.png)\n\n**Figure {note['number']}.** {note['caption']}"
         )
     elif "text/markdown" in output.data:
-        text = output.data["text/markdown"]
+        text = note.get("markdown", output.data["text/markdown"])
         if "table" in note and "number" in note:
             text = f"**Table {note['number']}.** {note['caption']}\n\n{text}"
     elif "text/latex" in output.data:
@@ -300,7 +299,7 @@ def _prose(markdown: str, where: str, figures: dict[str, int], shift: bool) -> s
             raise ReportError(f"{where} refers to figure {found[1]!r}, which is not shown; there are: {known}")
         return f"Figure {figures[found[1]]}"
 
-    text = outside_code(markdown, lambda prose: FIGURE_REFERENCE.sub(reference, prose))
+    text = outside_code(markdown, lambda prose: show.FIGURE_REFERENCE.sub(reference, prose))
     return outside(CODE_BLOCK, text, lambda prose: HEADING.sub("#", prose)) if shift else text
 
 
