@@ -1,6 +1,7 @@
 """Figures of the experiments behind the written answers: a study or numbers in, a matplotlib figure out."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,7 +58,7 @@ def by_level(panels: dict[str, Series], xlabel: str) -> Figure:
     figure, grid = plt.subplots(1, len(panels), figsize=(7.2, 2.6), layout="constrained", squeeze=False, sharex=True)
     for axes, (words, series) in zip(grid[0], panels.items(), strict=True):
         levels = sorted({level for found in series.values() for level in found})
-        for (label, found), (colour, style) in zip(series.items(), LINES, strict=False):
+        for (label, found), (colour, style) in zip(series.items(), cycle(LINES), strict=False):
             at = [levels.index(level) for level in found]
             axes.plot(
                 at,

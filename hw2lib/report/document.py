@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from hw2lib import files
-from hw2lib.report import ReportError, pages, summary
+from hw2lib.report import ReportError, pages, show, summary
 from hw2lib.report.markdown import CODE_BLOCK, anchor, check_maths, escape, outside, outside_code, protect_maths
 
 TITLE = "CycleGAN and VQ-VAE: a measured reproduction"
@@ -38,7 +38,6 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 HEADING = re.compile(r"^(?=#{1,5} )", re.MULTILINE)
 ANY_HEADING = re.compile(r"^#+ +(\S.*?)[ \t]*$", re.MULTILINE)
 TITLE_LINE = re.compile(r"^# +(\S.*)$", re.MULTILINE)
-FIGURE_REFERENCE = re.compile(r"\{fig:([^{}\s]+)\}")
 CAPTION = re.compile(r"^\*\*((?:Figure|Table) \d+)\.\*\*", re.MULTILINE)
 REFERENCE = re.compile(r"\[((?:Figure|Table) \d+)\]\(#[\w-]+\)")
 
@@ -251,7 +250,7 @@ def _output(output: NotebookNode, cell: NotebookNode, where: str, figures: dict[
     if "figure" in note:
         text = _picture(note)
     elif "text/markdown" in output.data:
-        text = output.data["text/markdown"]
+        text = note.get("markdown", output.data["text/markdown"])
         if "table" in note and "number" in note:
             text = f"**Table {note['number']}.** {note['caption']}\n\n{text}"
     elif "text/latex" in output.data:
@@ -275,7 +274,7 @@ def _prose(markdown: str, where: str, figures: dict[str, int], shift: bool) -> s
             raise ReportError(f"{where} refers to figure {found[1]!r}, which is not shown; there are: {known}")
         return f"[Figure {figures[found[1]]}](#figure-{figures[found[1]]})"
 
-    text = outside_code(markdown, lambda prose: FIGURE_REFERENCE.sub(reference, prose))
+    text = outside_code(markdown, lambda prose: show.FIGURE_REFERENCE.sub(reference, prose))
     return outside(CODE_BLOCK, text, lambda prose: HEADING.sub("#", prose)) if shift else text
 
 

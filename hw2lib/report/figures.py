@@ -78,9 +78,9 @@ def _sheet(
 
 
 @styled
-def pictures(batch: Tensor, columns: int = 8) -> Figure:
-    """A sheet of uint8 pictures (N, 3, H, W)."""
-    return _sheet(batch, columns).figure
+def pictures(batch: Tensor, columns: int = 8, titles: Sequence[str] = (), largest: int = 128) -> Figure:
+    """A sheet of uint8 pictures (N, 3, H, W), with a title over each column; none is wider than `largest` pixels."""
+    return _sheet(batch, columns, (), titles, largest).figure
 
 
 @styled

@@ -3,9 +3,9 @@ What a notebook shows: figures, tables, sentences with measured numbers, and whe
 
 In Jupyter the reader sees the picture with its caption below, or the table. The same facts (name, caption,
 alternative text) lie in the output's metadata, under the key `hw2lib`: from there `hw2lib.report.document` writes
-the numbered report, so a notebook never counts its figures itself. To point at a figure, write
-`{fig:its-name}` in any Markdown: the report turns it into "Figure 3". Captions and alternative texts may hold {{ }}, as
-answers do (hw2lib.report.answers).
+the numbered report, so a notebook never counts its figures itself. To point at a figure, write `{fig:its-name}` in an
+answer or a caption: the report turns it into "Figure 3", and in Jupyter it reads as the first words of that figure's caption.
+Captions and alternative texts may hold {{ }}, as answers do (hw2lib.report.answers).
 """
 
 import base64
@@ -24,13 +24,17 @@ from nbformat.v4 import new_output
 from hw2lib import ROOT
 from hw2lib.report import ReportError, tables
 from hw2lib.report.answers import render
+from hw2lib.report.markdown import outside_code
 from hw2lib.report.style import DOTS_PER_INCH, STYLE
 from hw2lib.training.runs import Run
 
 FIGURE_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
+FIGURE_REFERENCE = re.compile(r"\{fig:([^{}\s]+)\}")
 # A cell that starts like a number and is no list, or is left out.
 NUMBER = re.compile(r"(?!.*, )[-−+±<>≈]?\s?\d.*|[-–—]?")
 
+# Of figures that were shown, the first words of the caption, by name.
+_titles: dict[str, str] = {}
 _elsewhere: tuple[list[NotebookNode], Mapping] | None = None
 
 
@@ -61,11 +65,12 @@ def figure(fig: Figure | Callable[[], Figure], name: str, caption: str, alt: str
     if not caption or not alt or caption == alt:
         raise ValueError(f"figure {name!r} needs a caption and an alt text that differ")
     loaded = of is not None and of.is_published
-    picture = _published(name) if loaded else _png(fig() if callable(fig) else fig)
+    picture = _published(name) if loaded else png(fig() if callable(fig) else fig)
     note = {"figure": name, "caption": caption, "alt": alt}
     data = {"image/png": base64.b64encode(picture).decode(), "text/plain": caption}
     _display(data, {"hw2lib": note, "image/png": {"alt": alt}, "alt": alt})
-    _markdown(f"**Figure `{name}`.** {caption}", {"caption_of": name})
+    _titles[name] = first_words(caption)
+    _markdown(f"**Figure.** {caption}", {"caption_of": name})
 
 
 def table(rows: list[dict], caption: str = "") -> None:
@@ -128,9 +133,9 @@ def _published(name: str) -> bytes:
     return path.read_bytes()
 
 
-def _png(fig: Figure) -> bytes:
-    """The figure as a PNG file. Without the Software tag the same figure gives the same file, so git shows real changes
-    only."""
+def png(fig: Figure) -> bytes:
+    """The figure as a PNG file; it is closed. Without the Software tag the same figure gives the same file, so git shows real
+    changes only."""
     picture = io.BytesIO()
     # Ticks are made when a figure is saved, and look as the settings are then.
     with pyplot.rc_context(STYLE):
@@ -150,9 +155,21 @@ def _one_line(words: str) -> str:
     return " ".join(words.split())
 
 
+def first_words(caption: str) -> str:
+    """As many of a caption's first words as tell it from others: 25 characters, and on to where a clause ends."""
+    plain = re.sub(r" \([^()]*\)|,[^,.:;]*\{fig:[^{}]*\}", "", caption)
+    return re.match(r".{25,}?(?=[.,:;](?: |$))|.*", plain)[0].removesuffix(" and").rstrip(".")
+
+
 def _markdown(markdown: str, note: dict) -> None:
-    """Show Markdown in the notebook, with a note for the report."""
-    _display({"text/markdown": markdown, "text/plain": markdown}, {"hw2lib": note})
+    """Show Markdown in the notebook, with a note for the report, which gives the figures that it refers to their numbers."""
+    named = outside_code(markdown, lambda prose: FIGURE_REFERENCE.sub(_in_words, prose))
+    note = note | ({"markdown": markdown} if named != markdown else {})
+    _display({"text/markdown": named, "text/plain": named}, {"hw2lib": note})
+
+
+def _in_words(reference: re.Match) -> str:
+    return f"the figure “{_titles.get(reference[1], reference[1].replace('-', ' '))}”"
 
 
 def _display(data: dict, metadata: dict) -> None:

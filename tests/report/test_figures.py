@@ -55,7 +55,7 @@ def test_rows_have_the_titles_of_their_identifiers(pictures):
 
 def shown_in(drawn, sheet: np.ndarray, by: int) -> bool:
     """Whether the file of a figure holds the sheet with each of its pixels as `by` x `by` equal ones."""
-    file = pyplot.imread(io.BytesIO(show._png(drawn)))[..., :3]
+    file = pyplot.imread(io.BytesIO(show.png(drawn)))[..., :3]
     file, sheet = (255 * file).round().astype(np.uint8), sheet.repeat(by, 0).repeat(by, 1)
     height, width = sheet.shape[:2]
     corners = (file[: 1 - height, : 1 - width] == sheet[0, 0]).all(-1)
