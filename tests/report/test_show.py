@@ -21,7 +21,7 @@ def test_figure_in_jupyter(displayed):
     (picture, metadata), (caption, mark), (again, _), _ = displayed
     assert metadata["hw2lib"] == {"figure": "two-words", "caption": "A caption in lines.", "alt": "A line"}
     assert picture["image/png"] == again["image/png"]
-    assert caption["text/markdown"] == "**Figure `two-words`.** A caption in lines."
+    assert caption["text/markdown"] == "**Figure.** A caption in lines."
     assert mark == {"hw2lib": {"caption_of": "two-words"}}
 
 
