@@ -33,8 +33,7 @@ def choose(button: str = "", **choices) -> Callable[[Callable], Callable]:
     """Decorates a function of choices, as ipywidgets.interact takes them: what it returns is shown below them.
 
     That is a figure, HTML, a widget, or a tuple of these; of a generator each in turn. It is called at once and at each
-    choice, or with a `button` only when that is pressed. What it raises is shown, too. (There is no widgets.Output, for
-    which papermill may wait for ever.)
+    choice, or with a `button` when that is pressed. (There is no widgets.Output: papermill may wait for one for ever.)
     """
 
     def decorate(function: Callable) -> Callable:
@@ -57,7 +56,9 @@ def choose(button: str = "", **choices) -> Callable[[Callable], Callable]:
             draw(None)
             for control in controls.values():
                 control.observe(draw, "value")
-        display(widgets.VBox([*controls.values(), *([pressed] if button else []), seen]))
+        function.panel = widgets.VBox([*controls.values(), *([pressed] if button else []), seen])
+        # The text stands in a saved copy, which has no kernel.
+        display(function.panel._repr_mimebundle_() | {"text/plain": "Run this section to play with it."}, raw=True)
         return function
 
     return decorate

@@ -12,14 +12,6 @@ from hw2lib.vqvae import VQVAE, VQVAEConfig
 STANDARD = {"@jupyter-widgets/base", "@jupyter-widgets/controls"}
 
 
-@pytest.fixture
-def panels(monkeypatch):
-    """What `choose` displays."""
-    shown = []
-    monkeypatch.setattr(play, "display", shown.append)
-    return shown
-
-
 def modules(widget):
     """The modules of the front end that a widget and those in it come from."""
     return {widget._model_module}.union(*map(modules, getattr(widget, "children", ())))
@@ -37,24 +29,23 @@ def test_a_figure_gives_its_pictures_back(tmp_path, rows, size):
         play.in_figure("plain", 40, size, tmp_path)
 
 
-def test_a_function_is_called_at_each_choice(panels):
+def test_a_function_is_called_at_each_choice():
     """At once with its own defaults, then at each choice; the widgets are standard ones, with labels in words."""
 
     @play.choose(of_class=["a", "b"], share=(0.0, 1.0))
     def shown(of_class, share=0.5):
         return f"{of_class} {share}", figures.pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
-    (panel,) = panels
-    menu, _, seen = panel.children
+    menu, _, seen = shown.panel.children
     words, picture = seen.children
     assert (menu.description, words.value, picture.value[1:4]) == ("of class", "a 0.5", b"PNG")
     menu.value = "b"
     assert seen.children == (words, picture)  # the same widgets, so that nothing flickers
     assert words.value == "b 0.5"
-    assert modules(panel) <= STANDARD
+    assert modules(shown.panel) <= STANDARD
 
 
-def test_a_button_starts_what_takes_long(panels):
+def test_a_button_starts_what_takes_long():
     """With a button nothing is done until it is pressed; then each result is shown in turn, and what is raised, in one line."""
     seen_so_far = []
 
@@ -65,7 +56,7 @@ def test_a_button_starts_what_takes_long(panels):
             seen_so_far.append(seen.children[0].value)
         raise Problem("the <end>")
 
-    _, button, seen = panels[0].children
+    _, button, seen = steps.panel.children
     assert not seen.children
     button.click()
     assert seen_so_far == ["step 0", "step 1"]
