@@ -33,8 +33,7 @@ def choose(button: str = "", **choices) -> Callable[[Callable], Callable]:
     """Decorates a function of choices, as ipywidgets.interact takes them: what it returns is shown below them.
 
     That is a figure, HTML, a widget, or a tuple of these; of a generator each in turn. It is called at once and at each
-    choice, or with a `button` only when that is pressed. What it raises is shown, too. (There is no widgets.Output, for
-    which papermill may wait for ever.)
+    choice, or with a `button` when that is pressed. (There is no widgets.Output: papermill may wait for one for ever.)
     """
 
     def decorate(function: Callable) -> Callable:
@@ -57,7 +56,9 @@ def choose(button: str = "", **choices) -> Callable[[Callable], Callable]:
             draw(None)
             for control in controls.values():
                 control.observe(draw, "value")
-        display(widgets.VBox([*controls.values(), *([pressed] if button else []), seen]))
+        function.panel = widgets.VBox([*controls.values(), *([pressed] if button else []), seen])
+        # The text stands in a saved copy, which has no kernel.
+        display(function.panel._repr_mimebundle_() | {"text/plain": "Run this section to play with it."}, raw=True)
         return function
 
     return decorate
@@ -65,7 +66,7 @@ def choose(button: str = "", **choices) -> Callable[[Callable], Callable]:
 
 def _control(name: str, choice: object, default: object) -> widgets.Widget:
     control = widgets.interactive.widget_from_abbrev(choice, Parameter.empty if default is None else default)
-    control.description = control.description or name.replace("_", " ")
+    control.description = control.tooltip = control.description or name.replace("_", " ")
     control.style.description_width, control.layout.width = "9em", "32em"
     return control
 
@@ -120,7 +121,7 @@ class CodeMap(widgets.VBox):
         self.code = widgets.IntSlider(max=model.config.num_codes - 1, description="code there", continuous_update=False)
         self.code.observe(self.put, "value")
         self.made, self.use, self.words = widgets.Image(), widgets.Image(), widgets.HTML()
-        columns = {"grid_template_columns": f"repeat({self.map.shape[1]}, 44px)", "flex": "none"}
+        columns = {"grid_template_columns": f"repeat({self.map.shape[1]}, 44px)", "flex": "none", "margin": "0 9px 0 0"}
         grid = widgets.GridBox(list(self.buttons.values()), layout=columns)
         right = widgets.VBox([self.made, self.code, self.words], layout=AT_LEFT)
         super().__init__([widgets.HBox([grid, right]), self.use], layout=AT_LEFT)
@@ -143,7 +144,7 @@ class CodeMap(widgets.VBox):
         colours = figures.code_colours(self.map, len(self.map)).flatten(1).T.tolist()
         for (place, button), colour in zip(self.buttons.items(), colours, strict=True):
             button.description, button.style.button_color = str(int(self.map[place])), "rgb({}, {}, {})".format(*colour)
-            button.layout.border = "3px solid black" if place == self.place else "none"
+            button.style.text_color, button.layout.border = "black", "3px solid" if place == self.place else "none"
         own, code = self.codes[self.number], self.map[self.place]
         maps = torch.stack([own, self.map, torch.full_like(own, int(code))])
         decoded, yours, alone = new_pictures.decode_pictures(self.model, maps)
@@ -157,6 +158,6 @@ class CodeMap(widgets.VBox):
         titles = ["alone", *(f"{count} times" for count in uses[most].tolist())]
         self.use.value = show.png(figures.pictures(torch.cat([alone[None], lit[most]]), 8, titles))
         self.words.value = (
-            f"Code {int(code)}, which {int((uses > 0).sum())} of the {len(uses)} pictures use, is below: what "
-            "a whole map of it paints, and where it stands in those that use it most."
+            f"Code {int(code)} is used by {int((uses > 0).sum())} of {len(uses)} pictures. Below: what a map of nothing else "
+            "paints, and where it stands in those that use it most."
         )

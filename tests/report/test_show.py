@@ -49,6 +49,26 @@ def test_the_figure_of_a_published_run_is_the_published_one(displayed):
         show.figure(pyplot.figure, "no-such", "Some words.", "Other words", of=published)
 
 
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("Losses before weighting and mean outputs, smoothed over the steps; the rest.", "Losses before weighting and mean outputs"),
+        ("From A to B: the first 8 pictures (not chosen), their translations.", "From A to B: the first 8 pictures"),
+        ("From B to A, as in {fig:two-words}: the first 8 pictures.", "From B to A: the first 8 pictures"),
+        ("Short.", "Short"),
+    ],
+)  # fmt: skip
+def test_a_reference_reads_as_the_captions_first_words(displayed, caption, words):
+    """In Jupyter a figure that is referred to is named by its caption; the report still finds the reference."""
+    show.figure(pyplot.figure, "some-figure", caption, "Nothing")
+    show.text("See {fig:some-figure}, not `{fig:some-figure}` and not {fig:other-one}.")
+    data, metadata = displayed[-1]
+    assert (
+        data["text/markdown"] == f"See the figure “{words}”, not `{{fig:some-figure}}` and not the figure “other one”."
+    )
+    assert metadata["hw2lib"]["markdown"] == "See {fig:some-figure}, not `{fig:some-figure}` and not {fig:other-one}."
+
+
 def test_captions_may_hold_numbers(displayed, monkeypatch):
     """Captions, alternative texts and captions of tables are filled in from the notebook's names."""
     shell = SimpleNamespace(user_ns={"steps": 1000})
