@@ -18,6 +18,7 @@ from hw2lib.vqvae import VQVAE, VQVAEConfig
 # Trainings are hashed by all that they are made of; studies by their settings, so that more cases find the same folder.
 PUBLISHED = {
     "cyclegan": "cyclegan-90fdb206",
+    "cyclegan-again": "cyclegan-again-8be37811",
     "cyclegan-identity": "cyclegan-identity-1ae570e0",
     "vqvae": "vqvae-cfb0a446",
     "vqvae-short": "vqvae-short-4edf5966",
@@ -64,6 +65,7 @@ def test_published_cyclegans_are_found(restored):
     assert_published(
         [
             recipes.train_cyclegan(CycleGAN(config), domains, None, asked),
+            recipes.cyclegan_again(config, domains, None, asked),
             recipes.cyclegan_with_identity(config, domains, None, asked),
             *(load_or_run(name, asked) for name in ("ablations", "plane")),
         ]
