@@ -11,7 +11,7 @@ quoted = '$(subst ','\'',$($(1)))'
 # One stamp for each choice of preset and data: the same report is not built twice.
 STAMP := build/.done-$(shell printf '%s\n' $(call quoted,PRESET) $(call quoted,DATA) | cksum | tr ' ' -)
 
-.PHONY: help report test lint publish restore benchmark jupyter constraints clean
+.PHONY: help report test lint publish site restore benchmark jupyter constraints clean
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
 
@@ -27,6 +27,9 @@ lint: .venv/done  ## style
 
 publish: $(STAMP)  ## make the built report the published one: report.md, figures/, results/, weights/
 	$(ENV)/python -m hw2lib publish
+
+site: $(STAMP)  ## build/site for a static host: the published report, and the notebooks as they ran here [PRESET, DATA]
+	$(ENV)/python -m hw2lib site
 
 restore: .venv/done  ## take the published runs as if they had been trained here: the report is then built in minutes
 	$(ENV)/python -m hw2lib restore

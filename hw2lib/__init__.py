@@ -9,8 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
-# The repository: notebooks, results, figures and weights lie beside the package.
-ROOT = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
+IN_REPOSITORY = (_PACKAGE.parent / "notebooks").is_dir()
+# Where weights, notebooks and presets are. In the repository they lie beside the package, with results and figures; where
+# pip has installed the package without it, inside.
+ROOT = _PACKAGE.parent if IN_REPOSITORY else _PACKAGE
+# Where data, runs and reports go, unless another folder is named.
+HOME = ROOT if IN_REPOSITORY else Path.cwd()
 
 # Threads that spin while they wait take the cores from everybody else: on a busy machine a training took seven times as
 # long. OpenMP reads this when torch starts its threads, so it is set before; what the user has set stays.

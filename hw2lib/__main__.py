@@ -13,7 +13,8 @@ from pathlib import Path
 
 import click
 
-from hw2lib import ROOT, Problem, files, in_one_line, torchrun_rank
+from hw2lib import HOME, IN_REPOSITORY, ROOT, Problem, files, in_one_line, torchrun_rank
+from hw2lib import translate as translating
 
 
 def path(value: str | Path) -> Path:
@@ -27,17 +28,24 @@ def file(value: str | Path) -> Path:
     """The path of a file that is to be read: reading a pipe could wait for ever."""
     found = path(value)
     if not os.path.isfile(found):
-        raise Problem(f"{found} is no file: give the path of one")
+        what = f"{found} is no plain file" if found.exists() else f"no such file: {found}"
+        raise Problem(f"{what}: give the path of one that is there")
     return found
+
+
+def require_repository() -> None:
+    """Raise Problem where pip has installed the package without the results and the report."""
+    if not IN_REPOSITORY:
+        raise Problem("this needs the repository, of which pip installs a part: clone it, and give the command there")
 
 
 PRESET = click.option("--preset", default="quick", show_default=True, help="smoke, quick, cpu or full")
 DATA = click.option("--data", "data_root", type=path, help="folder with the data sets [default: $HW2_DATA, else data/]")
-OUT = click.option("--out", default=ROOT / "build", type=path, help="folder of the report [default: build/]")
+OUT = click.option("--out", default=HOME / "build", type=path, help="folder of the report [default: build/]")
 
 
 TRAINED = (
-    *("cyclegan", "cyclegan-identity"),
+    *("cyclegan", "cyclegan-identity", "cyclegan-again"),
     *("vqvae", "vqvae-short", "vqvae-half", "vqvae-double", "vqvae-usual", "vqvae-held-out", "pixelcnn"),
 )
 
@@ -52,6 +60,7 @@ def main() -> None: ...
 @OUT
 def report(preset: str, data_root: Path | None, out: Path) -> None:
     """Run the notebooks and write report.md, report.html and report.pdf."""
+    require_repository()
     from hw2lib.report import build
 
     click.echo(build.build(preset, data_root, out))
@@ -61,14 +70,25 @@ def report(preset: str, data_root: Path | None, out: Path) -> None:
 @OUT
 def publish(out: Path) -> None:
     """Make a built report the published one: report.md, figures/, results/ and weights/."""
+    require_repository()
     from hw2lib.report import publish
 
     publish.publish(out)
 
 
 @main.command()
+@OUT
+def site(out: Path) -> None:
+    """Make a folder for a static host: the published report, and the notebooks of a built one."""
+    from hw2lib.report import publish
+
+    click.echo(publish.site(out))
+
+
+@main.command()
 def restore() -> None:
     """Make run folders of the published results, so that their report can be built again without training."""
+    require_repository()
     from hw2lib.report import publish
 
     for line in publish.restore():
@@ -78,6 +98,7 @@ def restore() -> None:
 @main.command()
 def check() -> None:
     """Make the published report again from its results, and say what agrees with it and what does not."""
+    require_repository()
     from hw2lib.report import check
 
     for line in check.check():
@@ -121,6 +142,8 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
         judge = recipes.judge_for(domains, asked)
         if model == "cyclegan":
             run = recipes.train_cyclegan(CycleGAN(config), domains, judge, asked)
+        elif model == "cyclegan-again":
+            run = recipes.cyclegan_again(config, domains, judge, asked)
         else:
             run = recipes.cyclegan_with_identity(config, domains, judge, asked)
     elif model == "vqvae-short":
@@ -137,49 +160,37 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
         run = recipes.prior(codec, pictures, run, asked).run
     if run is None:
         raise Problem(
-            f"nothing to train for {model}: give identity_epochs, or comparison_updates, above 0, or longer_runs=true"
+            f"nothing to train for {model}: give identity_epochs, or comparison_updates, above 0, or again=true or longer_runs=true"
         )
     if not processes.rank():
         click.echo(run.folder)
 
 
 @main.command()
-@click.argument("sources", nargs=-1, required=True, type=file)
-@click.argument("folder", type=path)
-@click.option("--to", type=click.Choice(["a", "b"]), default="b", show_default=True, help="the domain wanted")
+@click.argument("sources", nargs=-1, required=True)
+@click.option("-o", "--out", type=path, help="a file that ends in .png, .jpg or .webp, else a folder; - for a pipe")
 @click.option(
-    "--weights",
-    default=ROOT / "weights/cyclegan.safetensors",
-    type=file,
-    help="[default: the published ones, b: zebras]",
+    "--to",
+    type=click.Choice(["zebra", "horse", "b", "a"]),
+    default="b",
+    help="the domain wanted; of weights of your own, a or b  [default: b, zebra]",
 )
-def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: Path) -> None:
-    """Translate pictures of any kind, SOURCES, into PNG files of the same names in FOLDER.
+@click.option("--size", type=click.IntRange(32, 512), metavar="PIXELS", help="the shorter side, for the network")
+@click.option("--full-size", is_flag=True, help="leave the picture as large as it is")
+@click.option("--beside", is_flag=True, help="the picture and its translation in one")
+@click.option("--weights", default=translating.PUBLISHED, type=file, help="[default: the published ones]")
+def translate(sources: tuple[str, ...], **wishes) -> None:
+    """Translate SOURCES: pictures, folders of them, patterns such as '*.jpg', or - for a picture from a pipe.
 
-    The shorter side is scaled to the size that the network was trained on; the longer one is at most 16 times as long.
+    photo.jpg becomes photo-zebra.png in the current folder, and a folder photos becomes photos-zebra there, unless -o
+    says otherwise. No source is written over.
+
+    The shorter side becomes 128 pixels, on which the network was trained. A larger --size, in steps of 4, keeps more
+    of the picture: at 192 the judge of the report calls 64 % of the translated test horses zebras, instead of 52 %, but also
+    24 % of the translated zebras, instead of 7 %. --full-size adds the change that the network makes, scaled up,
+    to the picture as large as it came; what is finer stays, and so do many stripes of zebras.
     """
-    targets = [folder / f"{source.stem}.png" for source in sources]
-    for target in targets:
-        if targets.count(target) > 1 or target.resolve() in [source.resolve() for source in sources]:
-            raise Problem(f"{target} would be written over: give another folder, or fewer pictures")
-        files.require_writable(target)
-
-    from hw2lib.cyclegan import CycleGAN
-    from hw2lib.data import read_picture
-    from hw2lib.evaluation import translations
-
-    model = CycleGAN.load(weights)
-    generator = model.generators(averaged=bool(model.config.ema_decay))[to == "a"]
-    # All are read before any work.
-    pictures = []
-    for source in sources:
-        try:
-            pictures.append(translations.fit_for(model, read_picture(source)))
-        except translations.ShapeError as problem:
-            raise Problem(f"{source}: {problem}") from None
-    for picture, target in zip(pictures, targets, strict=True):
-        translations.save_picture(target, translations.translate(generator, picture)[0])
-        click.echo(target)
+    translating.translate_files(sources, **wishes)
 
 
 @main.command()
@@ -192,12 +203,10 @@ def translate(sources: tuple[Path, ...], folder: Path, to: str, weights: Path) -
 @click.option("--codec", default=ROOT / "weights/vqvae.safetensors", type=file, help="weights of the VQ-VAE")
 @click.argument("target", type=path)
 def sample(count: int, label: str | None, weights: Path, codec: Path, target: Path, **wishes) -> None:
-    """Draw new pictures into one sheet, TARGET, such as out.png."""
-    if target.suffix.lower() not in (".png", ".jpg", ".webp"):
-        raise Problem(f"{target} must end in .png, .jpg or .webp")
+    """Draw new pictures into one sheet, TARGET, such as out.png: four times as large, each class in rows of its own."""
+    if target.suffix.lower() not in translating.WRITTEN:
+        raise Problem(f"{target} must end in {', '.join(translating.WRITTEN)}")
     files.require_writable(target)
-
-    import torch
 
     from hw2lib import recipes
     from hw2lib.evaluation import new_pictures, translations
@@ -209,8 +218,11 @@ def sample(count: int, label: str | None, weights: Path, codec: Path, target: Pa
     recipes.require_match(prior, model)
     labels = new_pictures.labels_for(prior, count, label)
     pictures = new_pictures.decode_pictures(model, prior.sample(count, labels, **wishes))
-    sheet = figures.picture_sheet(pictures, columns=math.ceil(math.sqrt(count)))
-    translations.save_picture(target, torch.from_numpy(sheet).permute(2, 0, 1))
+    names = prior.config.class_names or range(prior.config.classes)
+    present = [] if labels is None else labels.unique().tolist()
+    rows = {str(names[number]): pictures[labels == number] for number in present} or {"": pictures}
+    columns = min(math.ceil(math.sqrt(count)), max(map(len, rows.values())))
+    translations.save_picture(target, figures.pixels(figures.labelled_rows(rows, columns, by=4)))
     click.echo(target)
 
 
@@ -219,13 +231,14 @@ def run(arguments: list[str] | None = None) -> None:
 
     The exit code is 2 for words that are no command, 1 for what cannot be done, 130 or 143 for SIGINT or SIGTERM.
     """
+    name = "hw2" if Path(sys.argv[0]).stem == "hw2" else "python -m hw2lib"
     try:
-        main(arguments, prog_name="python -m hw2lib", standalone_mode=False)
+        main(arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
             error.show()
             sys.exit(error.exit_code)
-        where = error.ctx.command_path if getattr(error, "ctx", None) else "python -m hw2lib"
+        where = error.ctx.command_path if getattr(error, "ctx", None) else name
         _end(f"Usage: {Problem(in_one_line(error.format_message()))} (see {where} --help)", error.exit_code)
     except Problem as problem:
         _end(f"{type(problem).__name__}: {problem}", 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hw2lib import ROOT, did_you_mean
+from hw2lib import HOME, did_you_mean
 from hw2lib.data import folders
 from hw2lib.data.download import Archive, DataError, fetch_folder
 from hw2lib.data.toy import scenes
@@ -103,8 +103,8 @@ def root_folder(root: str | Path | None = None) -> Path:
     Raises DataError unless it is a folder, but for the last: in a folder whose name is a slip nothing is found, and all
     would be fetched into it.
     """
-    folder = user_path(root or os.environ.get("HW2_DATA") or ROOT / "data", DataError)
-    if not folder.is_dir() and folder != ROOT / "data":
+    folder = user_path(root or os.environ.get("HW2_DATA") or HOME / "data", DataError)
+    if not folder.is_dir() and folder != HOME / "data":
         raise DataError(f"no folder {folder} for the data sets: make it, or correct its name")
     return folder
 

@@ -48,13 +48,13 @@ def translate(generator: nn.Module, pictures: Tensor, autocast=nullcontext, batc
     return torch.cat(batches)
 
 
-def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
+def fit_for(model: CycleGAN, picture: Image.Image, size: int | None = None) -> Tensor:
     """A picture of any size as a generator takes it, uint8 (1, 3, H, W): the shorter side scaled to the model's size.
 
-    A ResNet generator keeps the shape but for up to three pixels; a U-Net is given a square from the middle. Raises
-    ShapeError where the longer side is more than 16 times the shorter one.
+    A ResNet generator takes any other `size`, too, and the whole picture, its sides rounded to multiples of 4; a U-Net is
+    given a square from the middle. Raises ShapeError where the longer side is more than 16 times the shorter one.
     """
-    size = model.config.size
+    size = size or model.config.size
     if max(picture.size) > LONGEST * min(picture.size):
         shape = "{} x {}".format(*picture.size)
         raise ShapeError(f"{shape} pixels, longer than {LONGEST} times the shorter side: cut a part out of it")
@@ -62,9 +62,22 @@ def fit_for(model: CycleGAN, picture: Image.Image) -> Tensor:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     else:
         scale = size / min(picture.size)
-        picture = picture.resize([max(size, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
-        picture = picture.crop((0, 0, *(side // 4 * 4 for side in picture.size)))
+        picture = picture.resize([4 * round(side * scale / 4) for side in picture.size], Image.Resampling.BICUBIC)
+    return as_tensor(picture)
+
+
+def as_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture as uint8 (1, 3, H, W)."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+
+
+def at_full_size(picture: Tensor, fitted: Tensor, translated: Tensor) -> Tensor:
+    """A picture as large as it came, plus the change that its translation made where it was `fitted`, scaled up.
+
+    All uint8 (1, 3, H, W), the last two of one size. What is finer than `fitted` could show stays as it was.
+    """
+    change = F.interpolate(translated.float() - fitted.float(), picture.shape[2:], mode="bicubic")
+    return change.add_(picture).round_().clamp_(0, 255).to(torch.uint8)  # in place: it may be a gigabyte
 
 
 def some_scaled(pictures: Tensor, side: int, most: int) -> Tensor:

@@ -1,5 +1,5 @@
 """
-Prose with measured numbers: `%load_ext hw2lib.report.answers` gives a notebook three cell magics.
+Prose with measured numbers: `%load_ext hw2lib.report.answers` gives a notebook four cell magics.
 
     %%answer ablations metrics.hidden
     Without the cycle loss the error there and back is {{ cases.no_cycle_loss.cycle_aba.mean | d2 }} ({fig:plane-arrows}).
@@ -12,10 +12,14 @@ Prose with measured numbers: `%load_ext hw2lib.report.answers` gives a notebook 
     %%in_short run
     **CycleGAN**, {{ run.config.epochs }} epochs ...
 
+    %%words
+    *KD* is a distance to real pictures ...
+
 Between double braces stands Jinja over the names of the notebook, and what it gives is shown as it is, whatever it holds;
-all else is Markdown. What follows `answer` and
-`in_short`, and the last column of the claims, are needs: names or expressions without spaces that must all be true, for
-else the sentence has not been measured here and is not made.
+all else is Markdown. What follows the other three, and the last column of the claims, are needs: names or expressions
+without spaces that must all be true, for else the sentence has not been measured here and is not made. A claim's verdict
+begins with one of VERDICTS, which the report counts; what of its `why` comes before the first "; " decides, and stands in the
+report's summary, too. What the words of that summary mean, `words` says.
 """
 
 import json
@@ -32,7 +36,8 @@ from hw2lib.report.markdown import code, escape
 from hw2lib.training.progress import duration
 
 NOT_MEASURED = "not measured here"
-MAGICS = ("answer", "claims", "in_short")
+MAGICS = ("answer", "claims", "in_short", "words")
+VERDICTS = ("right", "half right", "wrong", "not shown", NOT_MEASURED)
 # A cell of a table: no pipe ends it inside of braces, nor one behind a backslash.
 CELL = re.compile(r"((?:\{\{.*?\}\}|\{%.*?%\}|\\.|[^|\\])*)\|")
 
@@ -104,9 +109,12 @@ def claims(section: str, text: str, names: Mapping) -> list[dict[str, str]]:
                 f"a claim has four cells, between five pipes, and not {len(cells)}: {line.strip()[:80]!r}"
             )
         says, verdict, why, needs = cells
+        if not verdict.startswith(VERDICTS):
+            raise ReportError(f"a verdict begins with one of {', '.join(VERDICTS[:-1])}, and {verdict!r} does not")
         verdict, why = (verdict, why) if met(needs, names) else (NOT_MEASURED, "")
-        found.append({"section": section.strip()})
-        found[-1] |= {key: render(cell, names) for key, cell in (("says", says), ("verdict", verdict), ("why", why))}
+        why, _, more = why.partition("; ")
+        texts = {"says": says, "verdict": verdict, "why": why, "more": more}
+        found.append({"section": section.strip()} | {key: render(cell, names) for key, cell in texts.items()})
     return found
 
 
@@ -135,10 +143,10 @@ def run(magic: str, line: str, text: str, names: Mapping) -> None:
         for found in claims(line, text, names):
             show.claim(**found)
     elif met(line, names):
-        show.result(render(text, names))
+        show.result(render(text, names), magic)
 
 
 def load_ipython_extension(shell) -> None:
-    """Register the three magics."""
+    """Register the magics."""
     for magic in MAGICS:
         shell.register_magic_function(partial(run, magic, names=shell.user_ns), "cell", magic)

@@ -39,7 +39,7 @@ def parameters_of(notebook: Path) -> set[str]:
     return set(papermill.inspect_notebook(notebook))
 
 
-def execute(notebook: Path, output: Path, values: dict) -> Path:
+def execute(notebook: Path, output: Path, values: dict, part: str = "") -> Path:
     """
     Run a notebook with these parameters in its own folder, printing what it prints; return `output`.
 
@@ -53,7 +53,7 @@ def execute(notebook: Path, output: Path, values: dict) -> Path:
     notebook, output = Path(notebook).resolve(), files.user_path(output, ReportError)
     check_parameters(notebook, values)
     try:
-        with _own_kernel():
+        with _own_kernel(part):
             output.parent.mkdir(parents=True, exist_ok=True)
             papermill.execute_notebook(
                 notebook, output, values, kernel_name="python3", cwd=notebook.parent,
@@ -96,7 +96,11 @@ def build(
         changes["data_root"] = str(files.user_path(data, ReportError))
     settings = _settings(notebooks, preset, changes)
     _look_into(out)
-    executed = [execute(path, out / "notebooks" / path.name, settings[path]) for path in notebooks]
+    executed = []
+    for number, path in enumerate(notebooks, 1):
+        part = f"notebook {number} of {len(notebooks)}"
+        print(f"{part}: {path.name}", flush=True)
+        executed.append(execute(path, out / "notebooks" / path.name, settings[path], part))
     document.assemble(executed, out, preset)
     return out / "report.md"
 
@@ -126,7 +130,7 @@ def _settings(notebooks: list[Path], preset: str, changes: dict) -> dict[Path, d
 
 
 @contextmanager
-def _own_kernel() -> Iterator[None]:
+def _own_kernel(part: str) -> Iterator[None]:
     """
     In this block the kernel `python3` is this interpreter, even in a virtual environment that was not
     activated or when the user has another kernel of that name. In it, training prints one line an epoch.
@@ -141,7 +145,7 @@ def _own_kernel() -> Iterator[None]:
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", quiet],
         "display_name": "Python 3",
         "language": "python",
-        "env": {"HW2_PROGRESS": "lines", "PYTHONPATH": _with_first(ROOT, "PYTHONPATH"), **folders},
+        "env": {"HW2_PROGRESS": "lines", "HW2_PART": part, "PYTHONPATH": _with_first(ROOT, "PYTHONPATH"), **folders},
     }
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "kernels" / "python3" / "kernel.json"

@@ -137,7 +137,7 @@ def derived() -> tuple[str, dict[str, bytes], list[str]]:
     replayed = {path.name: replay(path) for path in NOTEBOOKS}
     notebooks = {name: notebook for name, (notebook, _) in replayed.items()}
     left_out = [words for _, absent in replayed.values() for words in absent]
-    text = document.write_up(notebooks, document.number_outputs(notebooks), document.PUBLISHED)[0]
+    text = document.write_up(notebooks, document.number_outputs(notebooks), document.PUBLISHED)
     figures = document.figures_in(notebooks)
     return text, {name: png for name, png in figures.items() if f"figure {name}" not in left_out}, left_out
 

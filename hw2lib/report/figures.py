@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -46,7 +47,7 @@ def _whole_rows(pictures: Tensor, columns: int) -> Tensor:
 
 
 def _sheet(
-    batch: Tensor, columns: int, labels: Sequence[str] = (), titles: Sequence[str] = (), largest: int = 128
+    batch: Tensor, columns: int, labels: Sequence[str] = (), titles: Sequence[str] = (), largest: int = 128, by: int = 0
 ) -> Axes:
     """Pictures at the whole multiple of their pixels that fits, with a label at the left of each row, a title over each column.
 
@@ -54,7 +55,7 @@ def _sheet(
     `largest`. In the data coordinates of the axes, too, a picture's pixel is 1 x 1.
     """
     sheet, (height, width) = picture_sheet(batch, columns), batch.shape[2:]
-    by = max(1, min(ROOM // sheet.shape[1], largest // width))
+    by = by or max(1, min(ROOM // sheet.shape[1], largest // width))
     size = by * np.array(sheet.shape[1::-1])  # pixels of the figure, (width, height)
     figure = plt.figure(figsize=size / DOTS_PER_INCH)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -193,11 +194,26 @@ def codebook_maps(maps: dict[str, dict], counts: np.ndarray) -> Figure:
 
 
 @styled
-def labelled_rows(rows: dict[str, Tensor]) -> Figure:
-    """Rows of uint8 pictures (N, 3, H, W) each, by label: an identifier of the results, or words of the caller."""
-    labels = [short_title(label) if label.isidentifier() else label for label in rows]
-    columns = max(map(len, rows.values()))
-    return _sheet(torch.cat([_whole_rows(row, columns) for row in rows.values()]), columns, labels).figure
+def labelled_rows(rows: dict[str, Tensor], columns: int = 0, by: int = 0) -> Figure:
+    """Rows of uint8 pictures (N, 3, H, W) each, by label: an identifier of the results, or words of the caller.
+
+    With `columns` a longer row goes on in the next one, with `by` pictures are that many times as large.
+    """
+    columns = columns or max(map(len, rows.values()))
+    labels, parts = [], []
+    for label, row in rows.items():
+        some = row.split(columns)
+        labels += [short_title(label) if label.isidentifier() else label] + [""] * (len(some) - 1)
+        parts += [_whole_rows(part, columns) for part in some]
+    return _sheet(torch.cat(parts), columns, labels, by=by).figure
+
+
+def pixels(figure: Figure) -> Tensor:
+    """A figure as a picture, uint8 (3, H, W); it is closed."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    plt.close(figure)
+    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1)
 
 
 @styled

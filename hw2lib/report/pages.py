@@ -1,8 +1,9 @@
 """
-From Markdown to pages that need no network: HTML with MathML and no script, and PDF by Typst.
+From Markdown to pages that need no network: HTML with MathML, one file, and PDF by Typst.
 
-Both go through pandoc's document tree, where a picture and the caption below it become one figure. pandoc and
-Typst come as Python wheels, so there is no browser and no LaTeX to install.
+Both go through pandoc's document tree, where a picture and the caption below it become one figure. What frames the text is in
+report_page.html, report_style.css and report_template.typ. pandoc and Typst come as Python wheels, so there is no browser
+and no LaTeX to install.
 """
 
 import json
@@ -11,24 +12,24 @@ import re
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 
 from hw2lib.report import ReportError, show
+from hw2lib.report.answers import VERDICTS
 from hw2lib.report.style import fonts_for
 
 LANGUAGE = "en-GB"
 HTML_STYLE = Path(__file__).with_name("report_style.css")
+HTML_TEMPLATE = Path(__file__).with_name("report_page.html")
 TYPST_TEMPLATE = Path(__file__).with_name("report_template.typ")
 CSS_DOTS_PER_INCH = 96
 # GitHub's; a rule (---) at the top is not a metadata block, and < no tag.
 MARKDOWN = "gfm-yaml_metadata_block-raw_html"
-# Characters in a cell that make it a sentence.
-LONG = 60
-CAPTION = re.compile(r"(Figure|Table) \d+\.")
+CAPTION = re.compile(r"(Figure|Table) (\d+)\.")
+# A picture that shows itself at its full size, and back, with no script: the box stands for what was clicked.
+ZOOM = '<label class="zoom"><input type="checkbox" aria-label="Show the picture at its full size">'
 
 MATHML = "http://www.w3.org/1998/Math/MathML"
 # pandoc puts this invisible operator after log, min, ...
@@ -46,13 +47,13 @@ def contents(markdown: str) -> str:
         return _pandoc(markdown, "-f", MARKDOWN, *to).strip()
 
 
-def tree(markdown: str, title: str, subtitle: str = "") -> dict:
-    """The pandoc tree of a document whose headings begin at the second level: the title is the first."""
+def tree(markdown: str, title: str, subtitle: str = "", date: str = "") -> dict:
+    """The pandoc tree of a document whose headings begin at the second level: the title is the first; `date` as 2026-01-31."""
     document = json.loads(_pandoc(markdown, "-f", MARKDOWN, "-t", "json"))
     document["blocks"] = _join_captions(document["blocks"])
     document["meta"] = {"title": _inlines(title), "lang": {"t": "MetaString", "c": LANGUAGE}}
-    if subtitle:
-        document["meta"]["subtitle"] = _inlines(subtitle)
+    document["meta"] |= {"subtitle": _inlines(subtitle)} if subtitle else {}
+    document["meta"] |= {"date": {"t": "MetaString", "c": date}} if date else {}
     return document
 
 
@@ -60,8 +61,8 @@ def write_html(document: dict, path: Path) -> None:
     """Write one HTML file with pictures and style inside; pictures are looked for from the file's folder."""
     blocks = [_html_block(block, path.parent) for block in document["blocks"]]
     source = json.dumps(document | {"blocks": blocks})
-    style = ["--embed-resources", f"--css={HTML_STYLE}", "--toc", "--toc-depth=4"]
-    to = ["-t", "html5", "--standalone", "--mathml", *style]
+    style = [f"--template={HTML_TEMPLATE}", "--embed-resources", f"--css={HTML_STYLE}", "--toc", "--toc-depth=4"]
+    to = ["-t", "html5", "--standalone", "--section-divs", "--mathml", *style]
     page = _pandoc(source, "-f", "json", *to, folder=path.parent)
     page = re.sub(r"<math\b.*?</math>", lambda maths: _space_operators(maths[0]), page, flags=re.DOTALL)
     path.write_text(page, encoding="utf-8")
@@ -71,8 +72,10 @@ def write_pdf(document: dict, path: Path) -> None:
     """Write a tagged PDF on A4; pictures are looked for from the file's folder."""
     import typst
 
-    own = {"Figure": _typst_figure, "Table": _typst_table}
-    blocks = [own.get(block["t"], lambda block: block)(block) for block in document["blocks"]]
+    blocks = [_typst_figure(block) if block["t"] == "Figure" else block for block in document["blocks"]]
+    # The contents come before the second part: what is in short comes first.
+    parts = [place for place, block in enumerate(blocks) if block["t"] == "Header" and block["c"][0] == 2]
+    blocks[parts[1] if parts[1:] else 0 : 0] = [{"t": "RawBlock", "c": ["typst", "#contents"]}]
     to = ["-t", "typst", "--standalone", f"--template={TYPST_TEMPLATE}", "--shift-heading-level-by=-1"]
     source = _pandoc(json.dumps(document | {"blocks": blocks}), "-f", "json", *to)
     source_file = path.with_suffix(".typ")
@@ -110,11 +113,13 @@ def _join_captions(blocks: list[dict]) -> list[dict]:
     joined = []
     for block in blocks:
         before = joined[-1] if joined else {"t": ""}
-        caption = [None, [{"t": "Plain", "c": block["c"]}]] if block["t"] == "Para" else None
-        if caption and _kind(block) == "Figure" and _is_picture(before):
-            joined[-1] = {"t": "Figure", "c": [["", [], []], caption, [before | {"t": "Plain"}]]}
+        if _kind(block) == "Figure" and _is_picture(before):
+            caption = [None, [block | {"t": "Plain"}]]
+            # Its file's name is its class.
+            attributes = [_number(block), [Path(before["c"][0]["c"][2][0]).stem], []]
+            joined[-1] = {"t": "Figure", "c": [attributes, caption, [before | {"t": "Plain"}]]}
         elif block["t"] == "Table" and _kind(before) == "Table":
-            block["c"][1] = [None, [before | {"t": "Plain"}]]
+            block["c"][:2] = [[_number(before), [], []], [None, [before | {"t": "Plain"}]]]
             joined[-1] = block
         else:
             joined.append(block)
@@ -129,6 +134,11 @@ def _kind(block: dict) -> str:
     return found[1] if found else ""
 
 
+def _number(caption: dict) -> str:
+    """What links to the figure or table of a caption call it: figure-3."""
+    return _words(caption["c"][0]["c"]).rstrip(".").lower().replace(" ", "-")
+
+
 def _words(inlines: list[dict]) -> str:
     """The inlines as plain text, without their markup."""
     return "".join(inline["c"] if inline["t"] == "Str" else " " for inline in inlines)
@@ -139,17 +149,31 @@ def _is_picture(block: dict) -> bool:
 
 
 def _html_block(block: dict, folder: Path) -> dict:
-    """The block, ready for a page: a wide table scrolls in a box, a picture has the size it was made in."""
+    """The block, ready for a page: a heading links to itself, a wide table scrolls in a box, a picture grows by a click."""
+    block = deepcopy(block)
+    if block["t"] == "Header":
+        _, (name, *_), inlines = block["c"]
+        block["c"][2] = [{"t": "Link", "c": [["", [], []], inlines, [f"#{name}", ""]]}]
+    if block["t"] == "BulletList":
+        for claim in (
+            claim for item in block["c"] for part in item if part["t"] == "BulletList" for claim in part["c"]
+        ):
+            match claim:  # a claim begins with its verdict, whose kind becomes a class
+                case [{"t": "Plain", "c": [{"t": "Strong", "c": words} as verdict, *_]}, *_]:
+                    kinds = [kind.replace(" ", "-") for kind in VERDICTS if _words(words).lower().startswith(kind)]
+                    claim[0]["c"][0] = {"t": "Span", "c": [["", kinds[:1], []], [verdict]]}
     if block["t"] == "Table":
-        # The index lets it be scrolled by keyboard.
-        box = ["", ["wide"], [["tabindex", "0"]]]
+        name = block["c"][0][0].replace("-", " ") or "table"
+        box = ["", ["wide"], [["role", "group"], ["aria-label", name.capitalize()]]]
         return {"t": "Div", "c": [box, [block]]}
     if block["t"] == "Figure":
-        block = deepcopy(block)
-        _, _, [source, _] = image = block["c"][2][0]["c"][0]["c"]
-        # The width in a PNG's header.
+        [picture] = block["c"][2]
+        _, _, [source, _] = image = picture["c"][0]["c"]
+        # The width in a PNG's header: it is shown in the size that it was made in.
         pixels = int.from_bytes((folder / source).read_bytes()[16:20])
         image[0][2].append(["width", f"{pixels * CSS_DOTS_PER_INCH // show.DOTS_PER_INCH}"])
+        before, after = ({"t": "RawInline", "c": ["html", text]} for text in (ZOOM, "</label>"))
+        picture["c"] = [before, *picture["c"], after]
     return block
 
 
@@ -160,35 +184,6 @@ def _typst_figure(figure: dict) -> dict:
     call = f"#picture({_typst_string(source)}, alt: {_typst_string(_words(alt))})"
     picture = {"t": "Plain", "c": [{"t": "RawInline", "c": ["typst", call]}]}
     return {"t": "Figure", "c": [attributes, caption, [picture]]}
-
-
-def _typst_table(table: dict) -> dict:
-    """The table; the summary's, which has sentences and no caption, with columns as wide as what they hold.
-
-    Typst gives the short ones too much there.
-    """
-    attributes, caption, columns, head, bodies, foot = table["c"]
-    rows = [row for _, *_, part in (head, *bodies) for _, row in part]
-    texts = [[" ".join(_strings(cell)) for cell in column] for column in zip(*rows, strict=True)]
-    if caption[1] or max(len(text) for cells in texts for text in cells) <= LONG:
-        return table
-    words = [max(map(len, " ".join(cells).split()), default=1) for cells in texts]
-    # With room for the gap between columns.
-    needs = [
-        max(4 + 1.4 * least, min(LONG, 1.5 * fmean(map(len, cells)))) for least, cells in zip(words, texts, strict=True)
-    ]
-    shares = [{"t": "ColWidth", "c": need / sum(needs)} for need in needs]
-    columns = [[alignment, share] for (alignment, _), share in zip(columns, shares, strict=True)]
-    return {"t": "Table", "c": [attributes, caption, columns, head, bodies, foot]}
-
-
-def _strings(element) -> Iterator[str]:
-    """All words in a part of a document."""
-    if isinstance(element, dict):
-        yield from [element["c"]] if element["t"] == "Str" else _strings(element.get("c", []))
-    elif isinstance(element, list):
-        for part in element:
-            yield from _strings(part)
 
 
 def _typst_string(words: str) -> str:

@@ -3,16 +3,18 @@ A built report becomes the published one, and the published one a report that ca
 
     publish: build/report.md, figures/ and the run folders that it names -> report.md, figures/, results/, weights/
     restore: results/ and weights/ -> run folders
+    site: report.md, figures/ and the built notebooks -> build/site/, for a static host
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 from hw2lib import ROOT, files
-from hw2lib.report import ReportError, document
+from hw2lib.report import ReportError, document, pages
 from hw2lib.training.runs import Run, runs_folder
 
 # Runs whose network is published.
@@ -30,8 +32,7 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
     there; nothing has then been changed.
     """
     build_folder = Path(build_folder)
-    if not (build_folder / "report.md").is_file():
-        raise ReportError(f"{build_folder} holds no report.md: build the report first")
+    _built(build_folder)
     named = document.runs_of(build_folder / "notebooks")
     made = [_run_in(runs_folder(runs) / run["folder"]) for run in named if not run["published"]]
     document.clear(root)
@@ -67,7 +68,8 @@ def sums(root: Path = ROOT) -> dict[str, str]:
     """Published file, by its path in the repository, -> its sha256."""
     found = [
         root / "report.md",
-        *(path for folder in ("figures", "results", "weights") for path in (root / folder).rglob("*")),
+        *(path for folder in ("figures", "results") for path in (root / folder).rglob("*")),
+        *(root / "weights").glob("*.safetensors"),
     ]
     names = {path.relative_to(root).as_posix(): path for path in sorted(found) if path.is_file()}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items() if name != SUMS}
@@ -108,6 +110,38 @@ def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
         run.seal()
         lines.append(f"{run.folder} restored")
     return lines
+
+
+def site(build_folder: str | Path, root: Path = ROOT) -> Path:
+    """
+    Make the folder `site` in that of a build: the published report, index.html and report.pdf, and the build's notebooks.
+
+    No data sets are needed: where the build is not the published one but of the quick preset, say, the page says so.
+    """
+    build_folder, report = Path(build_folder), (root / "report.md").read_text(encoding="utf-8")
+    built, target = _built(build_folder), build_folder / "site"
+    notebooks = sorted((build_folder / "notebooks").glob("*.ipynb"))
+    links = ", ".join(f"[{path.stem}]({path.stem}.html) ([executed]({path.name}))" for path in notebooks)
+    command = re.search(r"`python -m hw2lib report .*?`", built)[0]
+    ran = "" if built == report else f" as they ran for {command}, with other numbers than here"
+    with files.writing(target, ReportError), document.making_in(build_folder) as new:
+        shutil.copytree(root / "figures", new / "figures")
+        pages.write_html(document.tree(report, f"[PDF](report.pdf). Notebooks{ran}: {links}."), new / "index.html")
+        pages.write_pdf(document.tree(report), new / "report.pdf")
+        for path in notebooks:
+            shutil.copy(path, new)
+            shutil.copy(path.with_suffix(".html"), new)
+        shutil.rmtree(new / "figures")
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(new, target)
+    return target
+
+
+def _built(folder: Path) -> str:
+    """The report.md of a build. Raises ReportError if there is none."""
+    if not (folder / "report.md").is_file():
+        raise ReportError(f"{folder} holds no report.md: build the report first")
+    return (folder / "report.md").read_text(encoding="utf-8")
 
 
 def _run_in(folder: Path) -> Run:

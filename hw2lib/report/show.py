@@ -30,8 +30,8 @@ from hw2lib.training.runs import Run
 
 FIGURE_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 FIGURE_REFERENCE = re.compile(r"\{fig:([^{}\s]+)\}")
-# A cell that starts like a number, or is left out.
-NUMBER = re.compile(r"[-−+±<>≈]?\s?\d.*|[-–—]?")
+# A cell that starts like a number and is no list, or is left out.
+NUMBER = re.compile(r"(?!.*, )[-−+±<>≈]?\s?\d.*|[-–—]?")
 
 # Of figures that were shown, the first words of the caption, by name.
 _titles: dict[str, str] = {}
@@ -90,21 +90,23 @@ def text(markdown: str) -> None:
     _markdown(markdown, {"text": True})
 
 
-def claim(section: str, says: str, verdict: str, why: str) -> None:
+def claim(section: str, says: str, verdict: str, why: str, more: str = "") -> None:
     """
     Show what the homework says in `section`, such as "1.1", beside a verdict of one or two words and its reason.
 
-    The report's summary lists all claims, each with a link to the heading that this one stands under.
+    The report's summary lists all claims under links to their headings, with what decides (`why`) but without what there
+    is to say `more`.
     """
-    says, verdict, why = map(_one_line, (says, verdict, why))
-    verdict_in_words = f"{verdict[0].upper()}{verdict[1:]}{f':** {why}' if why else '.**'}"
+    says, verdict, why, more = map(_one_line, (says, verdict, why, more))
+    because = f":** {why}" if why else ".**"
+    verdict_in_words = f"{verdict[0].upper()}{verdict[1:]}{because}{f'; {more}' if more else ''}"
     words = f"> **Homework, {section}:** {says} **{verdict_in_words}"
     _markdown(words, {"claim": {"section": section, "says": says, "verdict": verdict, "why": why}})
 
 
-def result(markdown: str) -> None:
-    """Show one sentence for the report's summary; in the report it stands only there."""
-    _markdown(f"**In short:** {_one_line(markdown)}", {"result": _one_line(markdown)})
+def result(markdown: str, part: str = "in_short") -> None:
+    """Show a finding for the report's summary, or `words` that its claims use; in the report it stands only there."""
+    _markdown(f"**In short:** {_one_line(markdown)}", {part: _one_line(markdown)})
 
 
 def provenance(run: Run) -> None:

@@ -2,7 +2,7 @@
 Every table of the report: numbers in, rows out, a list of dicts of column -> cell for `show.table`.
 
     of a study (a run)       scores(run, variants)  plane(run, variants)  terms(run)  starts(run)  quantizers(run)
-    of runs                  provenance(run)  schedules(runs)
+    of runs                  provenance(run)  schedules(runs)  seeds(runs, cards)
     of metrics (dicts)       card(rows)  beside(found)  hidden(found)  gradients(facts)  likelihoods(rows, places)
                              identities(found, places)  codecs(reconstruction)  comparison(found)  fids(found)
     of networks              layers(network, x)  losses(found)  count_weights(network)
@@ -194,6 +194,27 @@ def beside(found: dict[str, dict[str, float]]) -> list[Row]:
         for score, words in scores.items()
         if score in measured
     ]
+
+
+def seeds(runs: Sequence[Run], cards: Mapping[str, dict]) -> list[Row]:
+    """Trainings that differ by their seed: KD after the last epoch, and its range over the last five. Of photographs."""
+    found = []
+    for to, way, direction in (("b", "ab", "A to B"), ("a", "ba", "B to A")):
+        nothing, real = cards[to]["doing_nothing"]["kd"], cards[to]["real_pictures"]["kd"]
+        for run in runs:
+            course = run.epochs[f"average_kd_{way}"]
+            last = course[-5:]
+            found.append(
+                {
+                    "direction": direction,
+                    "seed": str(run.config["model"]["seed"]),
+                    "KD": f"{course[-1]:.3f}",
+                    "last five epochs": f"{last.min():.3f} to {last.max():.3f}",
+                    "gap closed": f"{(nothing - course[-1]) / (nothing - real):.0%}",
+                    "called zebra": f"{run.epochs[f'average_zebra_{way}'][-1]:.1%}",
+                }
+            )
+    return found
 
 
 def hidden(found: dict[str, dict[str, float]]) -> list[Row]:

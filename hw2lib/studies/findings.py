@@ -9,19 +9,22 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def lead(found: dict, domain: str = "b") -> float:
-    """How far the discriminator of a domain marks real pictures above translations, of entries or of plain numbers."""
-    real, fake = (found[f"d_{domain}_{kind}"] for kind in ("real", "fake"))
+def lead(found: dict, domain: str = "b", translations: str = "fake") -> float:
+    """How far the discriminator of a domain marks real pictures above translations, of entries or of plain numbers.
+
+    translations: "fake", those that it learns from, out of the pool; or "fresh", the newest, which the generator's loss is of.
+    """
+    real, fake = (found[f"d_{domain}_{kind}"] for kind in ("real", translations))
     return real["mean"] - fake["mean"] if isinstance(real, dict) else real - fake
 
 
-def loss_and_lead(history: dict[str, np.ndarray], domain: str) -> dict:
+def loss_and_lead(history: dict[str, np.ndarray], domain: str, translations: str = "fake") -> dict:
     """How the loss of the generator into a domain goes with the lead of the discriminator of that domain.
 
     {"loss", "lead": means over each tenth of the steps, "correlation": Pearson's r over fiftieths}; of runs of fewer steps
     over each step.
     """
-    series = {"loss": history["g_ab" if domain == "b" else "g_ba"], "lead": lead(history, domain)}
+    series = {"loss": history["g_ab" if domain == "b" else "g_ba"], "lead": lead(history, domain, translations)}
 
     def means(parts: int) -> dict[str, list[float]]:
         parts = min(parts, len(history["step"]))

@@ -13,8 +13,9 @@ import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 
-from hw2lib.training import Run, duration, keep_freed_memory, machine, now, surroundings
+from hw2lib.training import Run, keep_freed_memory, machine, now, surroundings
 from hw2lib.training.devices import device_name
+from hw2lib.training.progress import left
 
 # What names a case, such as {"variant": "no_cycle_loss", "seed": 0}; all cases of a study have the same names.
 Case = dict[str, str | int | float]
@@ -61,9 +62,9 @@ def study(
             run.add_metrics("rows", kept)
             spent = time.monotonic() - began
             run.note(seconds=round(before + spent, 1))
-            words = ", ".join(str(row[name]) for name in cases[0])
-            left = duration(spent / done * (len(missing) - done))
-            print(f"{name} {len(cases) - len(missing) + done}/{len(cases)}: {words}  ({left} left)", flush=True)
+            place = f"case {len(cases) - len(missing) + done} of {len(cases)}"
+            words = ", ".join(f"{name} {row[name]}" for name in cases[0])
+            print(f"{name}: {place}: {words}; {left(spent / done * (len(missing) - done))}", flush=True)
         run.note(ended=now())
     return run
 

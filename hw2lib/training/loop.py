@@ -42,7 +42,7 @@ def fit(
     epochs: int | None = None,
     updates: int | None = None,
     evaluate: Callable[[Path, int], dict[str, float]] | None = None,
-    shown: tuple[str, ...] | None = None,
+    shown: dict[str, str] | None = None,
     numbers_only: bool = False,
     data: dict | None = None,
     noted: dict | None = None,
@@ -58,7 +58,7 @@ def fit(
     The run's folder depends on name, model.config, batches.description, `data` and the length. A finished run is
     loaded, a half-done one goes on. `evaluate(folder, epoch)` is called in eval mode, without gradients, after each epoch
     (the first is 1); it returns its scores, and may leave files in the run's folder. `shown` names the losses and scores
-    that are printed then; without it all are. With `numbers_only` a finished run is good enough whose network was not
+    that are printed then, and the words for them; without it all are. With `numbers_only` a finished run is good enough whose network was not
     kept: `model` then stays untrained, and only the run is of use. `noted` is kept in the provenance, and changes nothing.
 
     With `compiled`, `model.networks` are compiled for the steps: other roundings, and faster where kernels are small. `start`,
@@ -178,11 +178,13 @@ class _Session:
             if time.monotonic() - self.saved > 60 * self.minutes:
                 self.checkpoint()
 
-    def end_epoch(self, epoch: int, scores: dict[str, float], shown: tuple[str, ...] | None) -> None:
+    def end_epoch(self, epoch: int, scores: dict[str, float], shown: dict[str, str] | None) -> None:
         if self.fabric.is_global_zero:
             self.run.evaluations.append([{"epoch": epoch + 1, "step": self.step, **scores}])
         values = self.rows.means() | scores
-        self.progress.epoch(epoch + 1, self.epochs, {name: values[name] for name in shown or values if name in values})
+        words = shown or {name: name for name in values}
+        numbers = {said: values[name] for name, said in words.items() if name in values}
+        self.progress.epoch(epoch + 1, self.epochs, numbers)
         self.checkpoint()
         self.stop_if_asked()
 

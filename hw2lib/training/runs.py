@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hw2lib import ROOT, Problem, did_you_mean, files, in_one_line, processes
+from hw2lib import HOME, ROOT, Problem, did_you_mean, files, in_one_line, processes
 
 CHECKPOINTS_KEPT = 2
 SUMS = "SHA256SUMS"
@@ -50,7 +50,7 @@ class RunError(Problem):
 
 def runs_folder(folder: str | Path | None = None) -> Path:
     """Where run folders live: the argument if it says anything, else $HW2_RUNS, else `runs` in the repository."""
-    return files.user_path(folder or os.environ.get("HW2_RUNS") or ROOT / "runs", RunError)
+    return files.user_path(folder or os.environ.get("HW2_RUNS") or HOME / "runs", RunError)
 
 
 write_whole = partial(files.write_whole, error=RunError)

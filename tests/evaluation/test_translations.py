@@ -95,7 +95,7 @@ def test_translating_computes_in_the_context_it_is_given(pictures):
 
 @pytest.mark.parametrize("given", [(64, 64), (30, 20), (97, 50), (50, 97), (33, 32), (500, 32)])
 def test_any_picture_fits_a_resnet(given):
-    """The shorter side becomes the model's size, the longer one follows, less at most three pixels."""
+    """The shorter side becomes the model's size, the longer one follows, to the nearest multiple of 4."""
     model = CycleGAN(CycleGANConfig(**SMALL))
     width, height = given
     found = translations.fit_for(model, Image.new("RGB", given, (9, 99, 200)))
@@ -105,9 +105,22 @@ def test_any_picture_fits_a_resnet(given):
     assert min(found.shape[2:]) == 32
     for side, wanted in ((found.shape[2], height * scale), (found.shape[3], width * scale)):
         assert side % 4 == 0
-        assert wanted - 4 < side <= wanted + 0.5
+        assert abs(side - wanted) <= 2
     assert (found == torch.tensor([9, 99, 200])[:, None, None]).all()
     assert translate(model.g_ab, found).shape == found.shape
+
+
+def test_a_change_is_carried_to_the_full_size(pictures):
+    """What a translation adds is added to the larger picture, where it was added, and the rest of it stays."""
+    large = pictures[:1].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    fitted = pictures[:1]
+    assert torch.equal(translations.at_full_size(large, fitted, fitted), large)
+    dark = torch.full_like(fitted, 10)
+    lit = dark.clone()
+    lit[:, 1, :, 16:] = 110
+    found = translations.at_full_size(torch.full_like(large, 10), dark, lit)
+    assert (found[:, 1, :, 80:] == 110).all()
+    assert (found[:, 1, :, :48] == 10).all() and (found[:, [0, 2]] == 10).all()
 
 
 def test_a_fitting_picture_is_left_alone(pictures):

@@ -40,11 +40,19 @@ show.table([{"run": "a | b", "loss": "0.25 ± 0.01"}, {"run": "c", "loss": "−1
 show.table([{"uncaptioned": "table"}])
 print("\\x1b[31mplain\\x1b[0m print")
 """
+HERO = """
+import torch
+from hw2lib.report import figures
+rows = torch.zeros(3, 2, 3, 128, 128, dtype=torch.uint8)
+for row in range(3):
+    rows[row, :, row] = 255  # red, green, blue
+show.figure(figures.pictures(rows.flatten(0, 1), columns=2), "hero", "Not yet {fig:losses}.", "Six squares")
+"""
 ANSWER = "%%answer\nIt took **{{ epochs }}** epochs with data from {{ data_root }} and is {{ loss | d2 }}, $e^{x}$."
 CLAIMS = """%%claims 1.1
 | the homework says | verdict | why | needs |
 |---|---|---|---|
-| It is small. | half right | see {fig:losses}: {{ loss | d2 }}. | loss |
+| $x$ is small. | half right | see {fig:losses}: {{ loss | d2 }}; it may grow. | loss |
 | It is large. | wrong | {{ other.loss | d2 }}. | other.loss |
 """
 PROVENANCE = """
@@ -91,12 +99,14 @@ def notebooks(tmp_path_factory, write_notebook) -> list[Path]:
             "progress",
         ),
         code(DRAWING),
+        code(HERO),
         code(ANSWER),
         code("print('only for exploring')\npyplot.figure()", "play"),
         "## Is $x$ small?\n\n### Is it?\n\nPerhaps.",
         code(CLAIMS),
         code("%%in_short loss\n**It** is {{ loss }}, see {fig:losses}."),
         code("%%in_short other\nNever said."),
+        code("%%words\n*Small* is below {{ epochs }}."),
         code(PROVENANCE.format(name="a", seed=7)),
     )
     second = write_notebook(

@@ -89,21 +89,24 @@ def test_an_answer_that_was_not_measured_is_not_made():
 
 
 def test_claims_are_the_rows_of_a_table():
-    """A claim a row: pipes in braces or behind a backslash do not end a cell; what is not measured is said to be so."""
+    """A claim a row: pipes in braces or behind a backslash do not end a cell; what is not measured is said to be so; what
+    decides comes before a semicolon."""
     table = r"""
 | the homework says | verdict | why | needs |
 |---|---|---|---|
-| L = log p(x \| z) in {{ way }} | wrong | it is {{ x | d2 }}. | x |
+| L = log p(x \| z) in {{ way }} | wrong sign | it is {{ x | d2 }}; {{ way }} is more. | x |
 | It is large. | right | it is {{ second.x | d2 }}. | second |
 """
     found = answers.claims(" 1.1", table, {"x": 0.5, "second": None, "way": "A"})
     assert [claim.pop("section") for claim in found] == ["1.1", "1.1"]
     assert found == [
-        {"says": "L = log p(x | z) in A", "verdict": "wrong", "why": "it is 0.50."},
-        {"says": "It is large.", "verdict": "not measured here", "why": ""},
+        {"says": "L = log p(x | z) in A", "verdict": "wrong sign", "why": "it is 0.50", "more": "A is more."},
+        {"says": "It is large.", "verdict": "not measured here", "why": "", "more": ""},
     ]
     with pytest.raises(ReportError, match="four cells, between five pipes, and not 3"):
         answers.claims("1.1", "| a | b | c |\n|---|---|---|\n| a | b | c |", {})
+    with pytest.raises(ReportError, match=r"a verdict begins with one of right, half right, wrong, .*'fine' does not"):
+        answers.claims("1.1", "| a |\n|---|\n| It is so. | fine | as one sees. | |", {})
 
 
 def test_cells_are_found_in_a_notebook(notebooks):
@@ -114,6 +117,7 @@ def test_cells_are_found_in_a_notebook(notebooks):
         ("claims", "1.1"),
         ("in_short", "loss"),
         ("in_short", "other"),
+        ("words", ""),
     ]
     assert found[0][2].startswith("It took **{{ epochs }}**")
 

@@ -33,10 +33,10 @@ def shown(data: dict, **note):
 
 
 def test_order(markdown):
-    """The report goes title, summary, contents, part by part in the order of the notebooks, provenance."""
+    """The report goes title, contents, first picture, summary, part by part in the order of the notebooks, provenance."""
     pieces = [
-        f"# {document.TITLE}", "## In short", "- **It** is", "| half right |", "## Contents", "## Part 1. Pictures: a sample", "### The loss",
-        "](figures/losses.png)", "> **Homework, 1.1:**", "## Part 2. Codes", "](figures/the-end.png)",
+        f"# {document.TITLE}", "<details>", "](figures/hero.png)", "## In short", "- **It** is", "claims of the homework", "*Small* is below 2",
+        "- **Half right.**", "## Part 1. Pictures: a sample", "### The loss", "](figures/losses.png)", "> **Homework, 1.1:**", "## Part 2. Codes", "](figures/the-end.png)",
         "## Provenance", "| a-", "| b-",
     ]  # fmt: skip
     order = [markdown.index(piece) for piece in pieces]
@@ -44,13 +44,14 @@ def test_order(markdown):
 
 
 def test_numbers(markdown):
-    """Figures and captioned tables are numbered through the whole report, each with its caption."""
-    assert re.findall(r"^\*\*((?:Figure|Table) \d+)\.\*\* (.*)$", markdown, re.MULTILINE) == [
-        ("Figure 1", "Losses of $D$ in 2 epochs."),
-        ("Table 1", "Losses, one seed."),
-        ("Figure 2", "The end."),
-        ("Table 2", "Of the second part."),
-        ("Table 3", "The runs behind this report."),
+    """Figures and captioned tables are numbered through the whole report, each with its caption and a place to link to."""
+    assert re.findall(r'^<a id="(.*)"></a>\*\*((?:Figure|Table) \d+)\.\*\* (.*)$', markdown, re.MULTILINE) == [
+        ("figure-1", "Figure 1", "Not yet [Figure 2](#figure-2)."),
+        ("figure-2", "Figure 2", "Losses of $D$ in 2 epochs."),
+        ("table-1", "Table 1", "Losses, one seed."),
+        ("figure-3", "Figure 3", "The end."),
+        ("table-2", "Table 2", "Of the second part."),
+        ("table-3", "Table 3", "The runs behind this report."),
     ]
 
 
@@ -61,24 +62,42 @@ def test_provenance(markdown):
 
 
 def test_answers(markdown):
-    """What cells with %%answer, %%claims and %%in_short say is in the report, with the numbers of the notebook."""
+    """What cells with %%answer, %%claims, %%in_short and %%words say is in the report, with the numbers of the notebook."""
     assert f"It took **2** epochs with data from {Path.cwd() / 'data'} and is 0.25, $e^{{x}}$." in markdown
-    assert "> **Homework, 1.1:** It is small. **Half right:** see Figure 1: 0.25." in markdown
+    assert (
+        "> **Homework, 1.1:** $x$ is small. **Half right:** see [Figure 2](#figure-2): 0.25; it may grow." in markdown
+    )
     assert "> **Homework, 1.1:** It is large. **Not measured here.**" in markdown
-    assert "| [1.1](#is-it) | It is small. | half right | see Figure 1: 0.25. |" in markdown
-    assert "\n#### Is it?\n" in markdown
-    assert markdown.count("is 0.25, see Figure 1.") == 1
+    assert markdown.count("is 0.25, see [Figure 2](#figure-2).") == 1
+    assert markdown.count("*Small* is below 2.") == 1
     assert "Never said" not in markdown
 
 
+def test_claims_in_short(markdown):
+    """The summary counts the verdicts, then names each question once, a link, and below it its claims with what decides."""
+    assert (
+        """
+**2 claims of the homework:** 1 half right, 1 not measured here.
+
+*Small* is below 2.
+
+- [Is it?](#is-it) (1.1)
+  - **Half right.** "$x$ is small." See [Figure 2](#figure-2): 0.25.
+  - **Not measured here.** "It is large."
+"""
+        in markdown
+    )
+    assert "\n#### Is it?\n" in markdown
+
+
 def test_references(markdown):
-    """A reference becomes the figure's number, also before the figure and in another notebook; code stays."""
-    assert "The end is in Figure 2, the start in Figure 1; `{fig:code}` is code." in markdown
+    """A reference becomes a link with the figure's number, also before the figure and in another notebook; code stays."""
+    assert "The end is in [Figure 3](#figure-3), the start in [Figure 2](#figure-2); `{fig:code}` is code." in markdown
 
 
 def test_figure_files(built, markdown):
     """Every figure is a PNG under its own name, and no other file lies beside it."""
-    assert {path.name for path in (built / "figures").iterdir()} == {"losses.png", "the-end.png"}
+    assert {path.name for path in (built / "figures").iterdir()} == {"hero.png", "losses.png", "the-end.png"}
     assert (built / "figures" / "losses.png").read_bytes().startswith(b"\x89PNG")
     assert r"![A magenta \[square\] with axes](figures/losses.png)" in markdown
 
@@ -106,7 +125,7 @@ def test_contents_links(markdown):
         slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
         anchors.add(f"{slug}-{seen[slug]}" if slug in seen else slug)
         seen[slug] = seen.get(slug, 0) + 1
-    links = re.findall(r"^ *- \[.*\]\(#(.*)\)$", markdown, re.MULTILINE)
+    links = re.findall(r"^ *- \[.*\]\(#([^)]*)\)$", markdown, re.MULTILINE)
     assert len(links) == 7
     assert set(links) <= anchors
 
@@ -131,7 +150,7 @@ def test_texts_of_another_preset_are_marked(markdown):
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ([], "a claim needs a heading above it"),
+        ([], "a claim needs a heading of its own, and there is none above it"),
         ([new_markdown_cell("## Twice"), new_markdown_cell("## Twice")], "'Twice' stands there twice"),
     ],
 )
@@ -142,21 +161,21 @@ def test_claims_need_a_heading_of_their_own(cells, words):
     if not cells:
         notebook.cells.pop(0)
     with pytest.raises(ReportError, match=words):
-        document.summary_section({"1.ipynb": notebook}, {})
+        document.write_up({"1.ipynb": notebook}, {}, "tiny")
 
 
 def test_claims_go_by_the_homeworks_sections():
-    """The table of claims is in the order of their sections, that of the notebook within one."""
+    """Claims are in the order of their sections, that of the notebook within one."""
     given = (("1.2", "later"), ("1.1", "first"), ("1.1", "then"))
     claims = [{"section": section, "says": says, "verdict": "wrong", "why": "no"} for section, says in given]
     notebook = executed(new_markdown_cell("## One"), *(shown({"text/markdown": "so"}, claim=claim) for claim in claims))
-    table = document.summary_section({"1.ipynb": notebook}, {})[-1]
-    assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["first", "then", "later"]
+    report = document.write_up({"1.ipynb": notebook}, {}, "tiny")
+    assert re.findall('Wrong.\\*\\* "(.*)" No', report) == ["first", "then", "later"]
 
 
 def test_no_claims_no_summary():
     """A report without results and claims has no summary."""
-    assert document.summary_section({"1.ipynb": executed()}, {}) == []
+    assert "In short" not in document.write_up({"1.ipynb": executed()}, {}, "tiny")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """HTML and PDF of the report: whole without a network, in a real browser, with formulas, captions and alternative texts."""
 
-import json
+import io
 import re
 import shutil
 import subprocess
@@ -11,20 +11,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from unicodedata import normalize
 
-import matplotlib.image
+import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from hw2lib import ROOT, printable
 from hw2lib.report import ReportError, answers, document, pages, show, tables
 from hw2lib.report.style import fonts_for
 
-OFFLINE_CHROMIUM = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND",
-]  # fmt: skip
 PAGES = ["report.html", "notebooks/01_sample.html", "notebooks/02_other.html"]
 
 
@@ -33,7 +32,7 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path):
         super().__init__()
-        self.tags, self.addresses, self.alts, self.words = [], [], [], ""
+        self.tags, self.addresses, self.alts, self.places, self.words = [], [], [], set(), ""
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
 
@@ -41,6 +40,7 @@ class Page(HTMLParser):
         attributes = dict(attributes)
         self.tags.append(tag)
         self.addresses += [attributes[key] for key in ("src", "href", "srcset", "data") if key in attributes]
+        self.places |= {f"#{attributes['id']}"} if "id" in attributes else set()
         if tag == "html":
             self.language = attributes.get("lang")
         if tag == "img":
@@ -52,12 +52,10 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_whole(built, name):
-    """A page loads nothing and runs no script: pictures are inside, links stay in the page."""
+    """A page loads nothing: pictures, style and icon are inside, and every link leads to a place in the page."""
     page = Page(built / name)
-    assert "script" not in page.tags
-    assert "link" not in page.tags
-    assert all(address.startswith(("data:", "#")) for address in page.addresses)
-    assert not re.search(r"@import|url\((?!['\"]?data:)", page.source)
+    assert all(address.startswith("data:") or address in page.places for address in page.addresses)
+    assert not re.search(r"@import|url\((?!['\"]?data:|\"')", page.source)
     assert page.language == "en-GB"
     assert {"title", "math"} <= set(page.tags)
 
@@ -65,16 +63,16 @@ def test_pages_are_whole(built, name):
 def test_page_figures(built):
     """In the page every picture has its alternative text, and a caption of its own with one number."""
     page = Page(built / "report.html")
-    assert page.alts == ["A magenta [square] with axes", "Empty axes"]
-    assert page.tags.count("figure") == page.tags.count("figcaption") == 2
+    assert page.alts == ["Six squares", "A magenta [square] with axes", "Empty axes"]
+    assert page.tags.count("figure") == page.tags.count("figcaption") == 3
     assert page.tags.count("caption") == 3
-    assert page.words.count("The end.") == page.words.count("Figure 2. The end.") == 1
+    assert page.words.count("The end.") == page.words.count("Figure 3. The end.") == 1
 
 
 def test_code_page(built):
     """A notebook's own page shows the code, the parameters of the run and what was printed, but for cells to play with."""
     words = Page(built / "notebooks" / "01_sample.html").words
-    for piece in ("pyplot.subplots", "epochs = 2", "epoch 1 of 2 lines", "warned", "seed", "%%answer", "Figure 1."):
+    for piece in ("pyplot.subplots", "epochs = 2", "epoch 1 of 2 lines", "warned", "seed", "%%answer", "Figure 2."):
         assert piece in words, piece
     assert "exploring" not in words
 
@@ -96,39 +94,133 @@ def test_unknown_maths_is_refused(tmp_path):
 
 
 def test_pdf(built):
-    """The PDF has a title, contents, text, formulas and captions that are numbered once."""
+    """The PDF has a title, the first picture, what is in short, contents, text, formulas and captions that are numbered once;
+    its date is that of the last run."""
     assert (built / "report.pdf").read_bytes().startswith(b"%PDF")
     if not shutil.which("pdftotext"):
         pytest.skip("pdftotext is not installed (Debian: poppler-utils)")
     result = subprocess.run(["pdftotext", "-layout", built / "report.pdf", "-"], capture_output=True, check=True)
     words = " ".join(result.stdout.decode().split())
-    pieces = (document.TITLE, "Contents", "It took 2 epochs", "Of the second part.", "Table 3.")
+    pieces = (
+        document.TITLE,
+        "Figure 1.",
+        "In short",
+        "Contents",
+        "It took 2 epochs",
+        "Of the second part.",
+        "Table 3.",
+    )
     order = [words.index(piece) for piece in pieces]
     assert order == sorted(order)
     assert "log 𝐷(𝑥)" in words
-    assert words.count("The end.") == words.count("Figure 2. The end.") == 1
+    assert words.count("The end.") == words.count("Figure 3. The end.") == 1
     # Typst's own number.
-    assert "Figure 2: " not in words
+    assert "Figure 3: " not in words
+    assert words.count("Part 1. Pictures: a sample") > 2  # in the contents, as a heading, above pages
+    facts = subprocess.run(["pdfinfo", "-isodates", built / "report.pdf"], capture_output=True, text=True).stdout
+    assert re.search(r"CreationDate: +2026-01-02", facts)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES[:2])
-def test_page_in_a_browser(built, tmp_path, name):
-    """A real browser without a network draws the page: letters, and the magenta of the picture inside."""
+# ---- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser, Chromium, without a network."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("Chromium is not installed")
-    command = [chromium, *OFFLINE_CHROMIUM, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=900,2400"]
-    address = (built / name).as_uri()
-    dom = subprocess.run([*command, "--dump-dom", address], capture_output=True, check=True, timeout=120).stdout
-    assert b"<mtable" in dom
-    assert b"<figcaption" in dom
-    picture = tmp_path / "page.png"
-    subprocess.run([*command, f"--screenshot={picture}", address], capture_output=True, check=True, timeout=120)
-    pixels = matplotlib.image.imread(picture)[..., :3].reshape(-1, 3)  # (pixels, RGB), 0 to 1
-    red, green, blue = pixels.T
-    assert ((red > 0.95) & (green < 0.05) & (blue > 0.95)).sum() > 10_000
-    assert (pixels.max(axis=1) < 0.3).sum() > 3_000
+    with sync_playwright() as play:
+        yield play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def opened(browser):
+    """opened(path, width, ...) -> the page of a file in a window that wide, where what a console is told fails the test."""
+    told, contexts = [], []
+
+    def open_page(path: Path, width: int = 1280, **how):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, offline=True, **how))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not told
+
+
+def pixels(page, place: str) -> np.ndarray:
+    """What a part of the page looks like, (rows, columns, RGB)."""
+    return np.asarray(Image.open(io.BytesIO(page.locator(place).screenshot())).convert("RGB"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 768, 375])
+@pytest.mark.parametrize("name", PAGES[:2])
+def test_any_window_will_do(built, opened, name, width):
+    """Light and dark, nothing is wider than the window, what is cut off scrolls by keys, and axe-core finds nothing wrong."""
+    for scheme in ("light", "dark"):
+        page = opened(built / name, width, color_scheme=scheme)
+        found = Axe().run(page).response["violations"]
+        assert not [(rule["id"], rule["nodes"][0]["html"]) for rule in found]
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        cut = "[...document.querySelectorAll('.wide, pre')].filter(box => box.scrollWidth > box.clientWidth)"
+        assert page.evaluate(f"{cut}.every(box => box.tabIndex == 0)")
+        lightness = page.evaluate("getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g)")
+        assert (int(lightness[0]) > 128) == (scheme == "light")
+
+
+@pytest.mark.slow
+def test_the_contents_are_beside_the_text_or_folded(built, opened):
+    """They stay in sight in a wide window; in a narrow one a click unfolds them."""
+    wide, narrow = (opened(built / "report.html", width) for width in (1280, 375))
+    wide.evaluate("scrollTo(0, 1e6)")
+    link = "nav a[href='#provenance']"
+    assert wide.locator("nav").bounding_box()["y"] >= 0 and wide.locator(link).is_visible()
+    assert not narrow.locator(link).is_visible()
+    narrow.locator("summary").click()
+    assert narrow.locator(link).is_visible()
+
+
+@pytest.mark.slow
+def test_a_bar_slides_between_pictures_and_translations(built, opened):
+    """In every column the translation (green) ends where the bar stands, and the input (red) begins; the way back stays."""
+    page = opened(built / "report.html")
+    for at in (25, 75):
+        page.locator(".bar input").fill(str(at))
+        row = pixels(page, ".strip")[64]
+        share = [(row[:, colour] > 250) & (row[:, 2] < 5) for colour in (1, 0)]  # green, red
+        assert [part.mean() for part in share] == pytest.approx([at / 100, 1 - at / 100], abs=0.03)
+        assert share[0][2:20].all() and share[0][131:150].all() and share[1][-20:-2].all()
+    assert (pixels(page, ".hero .zoom")[64] == (0, 0, 255)).all(axis=-1).mean() > 0.98
+    bare = opened(built / "report.html", java_script_enabled=False)
+    assert {*map(tuple, pixels(bare, ".hero img")[40::128, 60])} >= {(255, 0, 0), (0, 255, 0), (0, 0, 255)}
+
+
+@pytest.mark.slow
+def test_a_picture_grows_by_a_click(built, opened):
+    """A click, or the space bar, shows a picture pixel by pixel, and another one puts it back, with no script."""
+    page = opened(built / "report.html", width=375, java_script_enabled=False)
+    picture = page.locator("figure.losses img")
+    natural, small = picture.evaluate("picture => picture.naturalWidth"), picture.bounding_box()["width"]
+    picture.click()
+    assert picture.bounding_box()["width"] == natural > small
+    page.keyboard.press("Space")
+    assert picture.bounding_box()["width"] == small
+
+
+@pytest.mark.slow
+def test_page_in_a_browser(built, opened):
+    """A real browser draws letters, formulas, and the magenta of the picture inside."""
+    page = opened(built / "report.html")
+    assert page.locator("mtable").count() and page.locator("figcaption").count()
+    red, green, blue = pixels(page, "figure.losses").reshape(-1, 3).T
+    assert ((red > 240) & (green < 15) & (blue > 240)).sum() > 10_000
+    assert (pixels(page, "main").reshape(-1, 3).max(axis=1) < 75).sum() > 3_000
 
 
 # ---- names from data
@@ -155,14 +247,14 @@ def written_up(names: list[str], monkeypatch) -> str:
         outputs += shown
     cells = [new_markdown_cell("# Title\n\n## Heading"), new_code_cell("show", outputs=outputs, execution_count=1)]
     notebooks = {"01_x.ipynb": new_notebook(cells=cells)}
-    return document.write_up(notebooks, document.number_outputs(notebooks), "tiny")[1]
+    return document.write_up(notebooks, document.number_outputs(notebooks), "tiny")
 
 
 def shown_in_html(text: str, folder: Path) -> Page:
     (folder / "figures").mkdir()
     for name in re.findall(r"figures/(f\d+)\.png", text):
         shutil.copy(ROOT / "figures" / "prior-fields.png", folder / "figures" / f"{name}.png")
-    pages.write_html(pages.tree(text, "T"), folder / "page.html")
+    pages.write_html(document.tree(text), folder / "page.html")
     return Page(folder / "page.html")
 
 
@@ -170,13 +262,14 @@ def test_names_are_shown_as_they_are(tmp_path, monkeypatch):
     """Whatever a folder is called, its name stands letter by letter in captions, tables, answers, claims and pictures' texts."""
     text = written_up(HOSTILE, monkeypatch)
     page = shown_in_html(text, tmp_path)
-    assert not {"script", "em", "del", "math", "h4"} & set(page.tags)
+    assert not {"del", "math", "h4"} & set(page.tags)
+    assert page.tags.count("script") == page.tags.count("em") == 1  # of the page itself
     assert page.tags.count("img") == page.tags.count("figure") == len(HOSTILE)
     assert page.alts == [f"Alt {' '.join(printable(name).split())} end" for name in HOSTILE]
     words = " ".join(page.words.split())
     for name in HOSTILE:
         assert words.count(" ".join(printable(name).split())) >= 10, name
-    pages.write_pdf(pages.tree(text, "T"), tmp_path / "page.pdf")
+    pages.write_pdf(document.tree(text), tmp_path / "page.pdf")
     if shutil.which("pdftotext"):
         result = subprocess.run(["pdftotext", "-layout", tmp_path / "page.pdf", "-"], capture_output=True, check=True)
         assert "a|b $x_1$ {fig:x} *em*, 3 + 4" in " ".join(result.stdout.decode().split())
@@ -218,13 +311,3 @@ def test_any_locale_will_do(tmp_path, monkeypatch):
     pages.write_html(document_tree, folder / "page.html")
     pages.write_pdf(document_tree, folder / "page.pdf")
     assert "Größe" in (folder / "page.html").read_text(encoding="utf-8")
-
-
-def test_a_table_of_sentences_has_columns_as_wide_as_what_they_hold():
-    """In the PDF: shares that add up to one, more for sentences than for words; a table with a caption stays as it is."""
-    rows = f"| a | b |\n|---|---|\n| right | {'word ' * 40} |\n| half right | {'word ' * 30} |"
-    (table,) = json.loads(pages._pandoc(rows, "-f", pages.MARKDOWN, "-t", "json"))["blocks"]
-    short, long = (share["c"] for _, share in pages._typst_table(table)["c"][2])
-    assert short + long == pytest.approx(1) and 0.1 < short < long
-    table["c"][1] = [None, [{"t": "Plain", "c": [{"t": "Str", "c": "Table."}]}]]
-    assert pages._typst_table(table) is table

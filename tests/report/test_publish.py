@@ -1,6 +1,8 @@
 """Publishing a build, and restoring what was published."""
 
 import json
+import re
+import shutil
 
 import pytest
 
@@ -21,12 +23,12 @@ def test_publish(built, runs, tmp_path):
     (tmp_path / "results" / "old").mkdir(parents=True)
     publish.publish(built, root=tmp_path, runs=runs)
     assert (tmp_path / "report.md").read_bytes() == (built / "report.md").read_bytes()
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"losses.png", "the-end.png"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"hero.png", "losses.png", "the-end.png"}
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"a", "b", "SHA256SUMS"}
     assert {path.name for path in (tmp_path / "results" / "a").iterdir()} == {"config.json", "provenance.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "figures", "results"}
     assert publish.kept_sums(tmp_path) == publish.sums(tmp_path)
-    assert len(publish.sums(tmp_path)) == 7
+    assert len(publish.sums(tmp_path)) == 8
 
 
 def test_nothing_is_published_by_halves(built, runs, tmp_path):
@@ -48,6 +50,28 @@ def test_loaded_runs_stay_published(built, runs, tmp_path, monkeypatch):
     publish.publish(built, root=tmp_path, runs=runs)
     assert (tmp_path / "results" / "a" / "config.json").read_text() == "{}"
     assert (tmp_path / "results" / "b" / "config.json").read_text() != "{}"
+
+
+def test_site(built, tmp_path):
+    """A site is the published report and the notebooks that were built; where these are others, its first page says so."""
+    build = shutil.copytree(built, tmp_path / "build")
+    for path in (built / "figures", built / "report.md"):
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
+    publish.site(build, root=tmp_path)
+    published = (tmp_path / "report.md").read_text()
+    (tmp_path / "report.md").write_text(published.replace("It took", "It has taken"))
+    assert "with other numbers" not in (build / "site" / "index.html").read_text()
+    site = publish.site(build, root=tmp_path)
+    stems = ("01_sample", "02_other")
+    assert {path.name for path in site.iterdir()} == {
+        *("index.html", "report.pdf"), *(f"{stem}.{kind}" for stem in stems for kind in ("html", "ipynb"))
+    }  # fmt: skip
+    page = " ".join((site / "index.html").read_text().split())
+    assert "It has taken" in page
+    assert re.search(r"as they ran for <code>python -m hw2lib report --preset tiny</code>, with other numbers", page)
+    assert all((site / name).is_file() for name in re.findall(r'href="([\w.]+)"', page))
+    with pytest.raises(ReportError, match="build the report first"):
+        publish.site(tmp_path / "figures", root=tmp_path)
 
 
 def test_restore_undoes_publish(tmp_path, monkeypatch):

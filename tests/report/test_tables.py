@@ -1,5 +1,8 @@
 """Tables: results in, cells out."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -47,6 +50,24 @@ def test_cards_of_drawn_pictures_and_of_others_than_zebras():
     assert dict([*card.items()][1:4]) == shares
     assert tables.card({"last": row}, {"last": {"second_b": 0.125}})[0]["B to the second judge"] == "12.5%"
     assert tables.card({"last": row | {"kd": -0.0001}})[0]["KD"] == "0.000 ± 0.010"
+
+
+def test_seeds_stand_side_by_side():
+    """Each direction and seed: KD at the end, what it was in the last five epochs, and how much of the gap that closes."""
+    course = np.array([0.5, 0.3, 0.1, 0.2, 0.15, 0.12])
+    epochs = {
+        "average_kd_ab": course,
+        "average_kd_ba": course / 2,
+        **dict.fromkeys(("average_zebra_ab", "average_zebra_ba"), course),
+    }
+    run = SimpleNamespace(config={"model": {"seed": 1}}, epochs=epochs)
+    ends = {"doing_nothing": {"kd": 0.21}, "real_pictures": {"kd": 0.01}}
+    there, back = tables.seeds([run], {"a": ends, "b": ends})
+    assert there == {
+        **{"direction": "A to B", "seed": "1", "KD": "0.120", "last five epochs": "0.100 to 0.300"},
+        **{"gap closed": "45%", "called zebra": "12.0%"},
+    }
+    assert (back["direction"], back["KD"], back["gap closed"]) == ("B to A", "0.060", "75%")
 
 
 def test_disturbances_are_shown_with_their_control():

@@ -16,9 +16,10 @@ def entry(mean):
 
 def test_a_lead_is_real_above_translated():
     """Of entries and of plain numbers, for either discriminator."""
-    plain = {"d_a_real": 0.5, "d_a_fake": 0.75, "d_b_real": 0.75, "d_b_fake": 0.25}
+    plain = {"d_a_real": 0.5, "d_a_fake": 0.75, "d_b_real": 0.75, "d_b_fake": 0.25, "d_b_fresh": 0.5}
     assert findings.lead(plain) == 0.5
     assert findings.lead(plain, "a") == -0.25
+    assert findings.lead(plain, "b", "fresh") == 0.25
     assert findings.lead({name: entry(value) for name, value in plain.items()}) == 0.5
 
 

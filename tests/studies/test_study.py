@@ -35,7 +35,7 @@ def test_every_case_is_measured_once(tmp_path, capsys):
     """The rows hold the cases in order with their numbers; asked for again, the study is read and nothing measured."""
     run = study.study("small", {"steps": 5}, CASES, measure, tmp_path)
     assert study.rows(run) == [case | measure(case) for case in CASES]
-    assert capsys.readouterr().out.splitlines()[0].startswith("small 1/6: plain, 0  (")
+    assert capsys.readouterr().out.splitlines()[0].startswith("small: case 1 of 6: variant plain, seed 0; ")
     again = study.study("small", {"steps": 5}, CASES, None, tmp_path)
     assert study.rows(again) == study.rows(run)
     assert "finished on" in capsys.readouterr().out

@@ -9,13 +9,14 @@ def test_durations_read_well():
 
 
 def test_progress_says_how_long_and_one_line_an_epoch(capsys, monkeypatch):
-    """In a log there is an estimate early on, then a line for each epoch with its numbers and the time left."""
+    """In a log there is an estimate early on, then a line for each epoch with its numbers and the time left, in a report of which part."""
     monkeypatch.setenv("HW2_PROGRESS", "lines")
     shown = Progress("name", total=60)
     for _ in range(30):
         shown.step()
-    shown.epoch(1, 2, {"loss": 0.25})
+    monkeypatch.setenv("HW2_PART", "notebook 1 of 2")
+    shown.epoch(1, 2, {"loss": 0.25, "codes": 1234})
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("name: 40 steps to go, about ")
-    assert second.startswith("name: epoch 1/2  loss 0.25")
-    assert second.endswith("left)")
+    assert second.startswith("name: epoch 1 of 2: loss 0.25, codes 1234; ")
+    assert second.endswith(" left of this part of notebook 1 of 2")

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 
+from hw2lib import ROOT, recipes
 from hw2lib import __main__ as command_line
-from hw2lib import recipes
 from hw2lib.data import toy_pictures
 from hw2lib.training import Progress
 
@@ -25,10 +26,28 @@ def test_help_and_usage_errors_come_at_once(words):
     assert time.monotonic() - began < 1.5
 
 
-def test_help_imports_no_torch():
-    """The command line itself is light: torch comes with the command that needs it."""
-    source = "import sys, hw2lib.__main__; print(sorted({'torch', 'papermill', 'pydantic'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True).stdout == "[]\n"
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["translate", "no.jpg"], 1)])
+def test_help_and_missing_files_import_no_torch(words, code):
+    """The command line itself is light: torch comes with the command that needs it, and when it does."""
+    source = f"""
+import sys
+from hw2lib.__main__ import run
+try:
+    run({words})
+except SystemExit as stopped:
+    print(stopped.code, sorted({{"torch", "papermill", "pydantic"}} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True).stdout == f"{code} []\n"
+
+
+def test_it_has_the_name_that_it_was_called_by():
+    """`hw2` of pyproject.toml starts it, and help and messages say hw2; else they say `python -m hw2lib`."""
+    module, _, name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["hw2"].partition(":")
+    source = f"import sys; sys.argv[0] = '/bin/hw2'; from {module} import {name}; {name}()"
+    for start, called in ((["-c", source], "hw2"), (["-m", "hw2lib"], "python -m hw2lib")):
+        for words, said in ((["train", "--help"], f"Usage: {called} train"), (["trian"], f"(see {called} --help)")):
+            done = subprocess.run([sys.executable, *start, *words], capture_output=True, text=True)
+            assert said in done.stdout + done.stderr
 
 
 def ended(words, capsys):

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from safetensors.torch import save_file
 from hw2lib import ROOT, Problem, files, parameters, recipes
 from hw2lib import __main__ as command_line
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
-from hw2lib.data import download, load, toy_pictures
+from hw2lib.data import download, folders, load, toy_pictures
 from hw2lib.evaluation import translations
 from hw2lib.parameters import CycleGANParameters, ParameterError, VQVAEParameters
 from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
@@ -165,37 +166,41 @@ OTHERS = [
     (["publish", "--out", "{bad}/good.png"], "good.png"),
     (["restore", "all"], "all"),
     (["translate"], "SOURCES"),
-    (["translate", "{bad}/good.png"], "SOURCES|FOLDER"),
-    (["translate", "no.png", "out"], "no.png"),
-    (["translate", "{bad}", "out"], "bad"),
-    (["translate", "{bad}/pipe.png", "out"], "pipe.png"),
-    (["translate", "{bad}/good.png", "/dev/zero", "out"], "/dev/zero"),
+    (["translate", "{bad}/good.png", "out"], "no such file: .*/out"),
+    (["translate", "no.png"], "no.png"),
+    (["translate", "{bad}/*.gif"], "gif"),
+    (["translate", ""], "no such file"),
+    (["translate", "{bad}/empty"], "empty has no pictures"),
+    (["translate", "{bad}/pipe.png"], "pipe.png"),
+    (["translate", "{bad}/good.png", "/dev/zero"], "/dev/zero"),
+    (["translate", "{bad}/good.png", "--size", "16"], "--size"),
     (["sample", "x.png", "--codec", "{bad}/pipe.png"], "pipe.png"),
     (["train", "vqvae", "-p", "dataset={bad}/pipe.png"], "pipe.png"),
-    (["translate", "{bad}/notes.png", "out"], "notes.png"),
-    (["translate", "{bad}/empty.png", "out"], "empty.png"),
-    (["translate", "{bad}/cut.jpg", "out"], "cut.jpg"),
-    (["translate", "{bad}/good.png", "{bad}/long.png", "out"], "long.png"),
-    (["translate", "{bad}/good.png", "{bad}/empty/../good.png", "out"], "good.png"),
-    (["translate", "{bad}/good.png", "{bad}"], "good.png"),
-    (["translate", "{bad}/good.png", "{bad}/whole.jpg"], "whole.jpg"),
-    (["translate", "{bad}/good.png", "{bad}/whole.jpg/deep/er"], "whole.jpg"),
-    (["translate", "{bad}/good.png", "/dev/null/out"], "/dev/null/out"),
-    (["translate", "{bad}/good.png", "/proc/out"], "/proc/out"),
-    (["translate", "{bad}/good.png", "x" * 300], "xxx"),
-    (["translate", "{bad}/good.png", "x/" * 5000], "x/x/"),
-    (["translate", "{bad}/good.png", NOBODY], NOBODY),
-    (["translate", "{bad}/good.png", ""], "FOLDER"),
-    (["translate", "{bad}/good.png", "{bad}/loop"], "loop"),
-    (["translate", "{bad}/loop", "out"], "loop"),
+    (["translate", "{bad}/notes.png"], "notes.png"),
+    (["translate", "{bad}/empty.png"], "empty.png"),
+    (["translate", "{bad}/cut.jpg"], "cut.jpg"),
+    (["translate", "{bad}/good.png", "{bad}/long.png"], "long.png"),
+    (["translate", "{bad}/good.png", "{bad}/empty/../good.png"], "good-zebra.png"),
+    (["translate", "{bad}/good.png", "-o", "{bad}/good.png"], "good.png"),
+    (["translate", "{bad}/good.png", "{bad}/whole.jpg", "-o", "out.png"], "out.png"),
+    (["translate", "{bad}/good.png", "-o", "{bad}/whole.jpg/deep/er"], "whole.jpg"),
+    (["translate", "{bad}/good.png", "-o", "/dev/null/out"], "/dev/null/out"),
+    (["translate", "{bad}/good.png", "-o", "/proc/out"], "/proc/out"),
+    (["translate", "{bad}/good.png", "-o", "x" * 300], "xxx"),
+    (["translate", "{bad}/good.png", "-o", "x/" * 5000], "x/x/"),
+    (["translate", "{bad}/good.png", "-o", NOBODY], NOBODY),
+    (["translate", "{bad}/good.png", "-o", ""], "--out"),
+    (["translate", "{bad}/good.png", "-o", "{bad}/loop"], "loop"),
+    (["translate", "{bad}/loop"], "loop"),
     (["train", "vqvae", "-p", "runs={bad}/loop"], "loop"),
     (["train", "vqvae", "-p", "dataset={bad}/loop"], "loop"),
     (["report", "--out", "{bad}/loop"], "loop"),
-    (["translate", NOBODY, "out"], NOBODY),
-    (["translate", "a\0b.png", "out"], r"a\\x00b"),
-    (["translate", "{bad}/good.png", "out", "--to", "c"], "--to"),
+    (["translate", NOBODY], NOBODY),
+    (["translate", "a\0b.png"], r"a\\x00b"),
+    (["translate", "{bad}/good.png", "--to", "c"], "--to"),
+    (["translate", "{bad}/good.png", "--to", "zebra", "--weights", "{bad}/cyclegan.safetensors"], "cyclegan.safetensors"),
     *(
-        (["translate", "{bad}/good.png", "out", "--weights", f"{{bad}}/{name}"], name)
+        (["translate", "{bad}/good.png", "--weights", f"{{bad}}/{name}"], name)
         for name in ("text.safetensors", "empty", "empty.png", "list.safetensors", "null.safetensors", "no.safetensors",
                      "nothing.safetensors", "few.safetensors", "strange.safetensors", "vqvae.safetensors")
     ),
@@ -338,16 +343,16 @@ def test_a_full_disk_leaves_nothing(when, bad, here, monkeypatch, capsys):
         monkeypatch.setattr(CycleGAN, "load", lambda *_: pytest.fail("worked"))
     else:
         monkeypatch.setattr(files.os, "fsync", full)
-    code, said = said_of(["translate", str(bad / "good.png"), "out"], capsys)
-    assert_one_line(code, said, "good.png .the disk is full.: make room")
+    code, said = said_of(["translate", str(bad / "good.png")], capsys)
+    assert_one_line(code, said, "good-zebra.png .the disk is full.: make room")
     assert not left_in(here)
 
 
-@pytest.mark.parametrize("name", ["x" * 250, "我" * 83, "a b", "-", "é\u0301", "x.y.z", "C:\\x", "$HOME", "*"])
+@pytest.mark.parametrize("name", ["x" * 250, "我" * 83, "a b", "--to", "é\u0301", "x.y.z", "C:\\x", "$HOME", "*"])
 def test_odd_names_are_names(name, bad, here):
     """Whatever a file system can hold can be written, under the name that was given."""
-    command_line.run(["translate", str(bad / "good.png"), "--", name])
-    assert (here / name / "good.png").is_file()
+    command_line.run(["translate", str(bad / "good.png"), "-o", name])
+    assert (here / name / "good-zebra.png").is_file()
 
 
 def test_a_container_without_a_home_has_caches(tmp_path):
@@ -438,17 +443,18 @@ def test_an_option_is_taken_or_refused(command, option, bad, here, monkeypatch, 
     """Any word for an option or an argument, where the others are right: done, or one line."""
     for place, name in ((build, "build"), (publish, "publish"), (publish, "restore"), (recipes, "cyclegan_setup")):
         monkeypatch.setattr(place, name, lambda *_: [])
+    monkeypatch.setattr(folders, "picture_files", lambda _: ([], Counter()))  # "/" is a word, too
     monkeypatch.setattr(recipes, "vqvae_setup", stop)
     monkeypatch.setattr(recipes, "cyclegan_setup", stop)
     monkeypatch.setattr(translations, "save_picture", lambda *_: None)
     monkeypatch.setattr(translations, "translate", lambda generator, picture: picture)
     right = {
         "train": {"model": "vqvae"},
-        "translate": {"sources": bad / "good.png", "folder": here / "out", "--weights": bad / "cyclegan.safetensors"},
+        "translate": {"sources": bad / "good.png", "--out": here / "out", "--weights": bad / "cyclegan.safetensors"},
         "sample": {"target": here / "x.png", "--n": 2, "--weights": bad / "pixelcnn.safetensors",
                    "--codec": bad / "vqvae.safetensors"},
     }.get(command, {})  # fmt: skip
-    name = option.name if option.param_type_name == "argument" else option.opts[0]
+    name = option.name if option.param_type_name == "argument" else option.opts[-1]
     asked = right | {name: data.draw(WORDS)}
     flags = [str(word) for name, value in asked.items() if name.startswith("-") for word in (name, value)]
     code, said = said_of([command, *flags, "--", *(str(v) for k, v in asked.items() if not k.startswith("-"))], capsys)

@@ -64,7 +64,19 @@ PLAN = {
     "recipes": {*BASE, *MODELS, "parameters", "data", "training", "evaluation"},
     "studies": {*BASE, *MODELS, "parameters", "data", "training", "evaluation", "recipes"},
     "report": {*BASE, *MODELS, "parameters", "data", "training", "evaluation", "recipes", "studies"},
-    "__main__": {*BASE, *MODELS, "parameters", "data", "training", "evaluation", "recipes", "studies", "report"},
+    "translate": {"cyclegan", "data", "training", "evaluation"},
+    "__main__": {
+        *BASE,
+        *MODELS,
+        "parameters",
+        "data",
+        "training",
+        "evaluation",
+        "recipes",
+        "studies",
+        "report",
+        "translate",
+    },
 }
 
 

@@ -231,6 +231,15 @@ def test_the_run_with_the_identity_loss(toy, tmp_path, identity_epochs, decay_sh
     assert rates[0] == rates[1]
 
 
+def test_the_second_training_differs_by_its_seed_alone(toy, tmp_path):
+    """It has the next seed in networks and batches and all else as the first; it is made only where asked for."""
+    assert recipes.cyclegan_again(SMALL, toy, None, short(tmp_path)) is None
+    first = recipes.train_cyclegan(CycleGAN(SMALL), toy, None, short(tmp_path)).config
+    again = recipes.cyclegan_again(SMALL, toy, None, short(tmp_path, again=True))
+    assert again.folder.name.startswith("cyclegan-again-")
+    assert again.config == first | {part: first[part] | {"seed": 1} for part in ("model", "batches")}
+
+
 def test_numbers_of_the_identity_run_are_enough(toy, tmp_path, capsys):
     """Its network is not needed afterwards: without it a finished run is loaded all the same."""
     asked = short(tmp_path, identity_epochs=1)

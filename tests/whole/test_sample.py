@@ -10,6 +10,8 @@ from hw2lib import __main__ as command_line
 from hw2lib.evaluation.new_pictures import decode_pictures
 from hw2lib.evaluation.translations import ShapeError, save_picture
 from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
+from hw2lib.report import figures
+from hw2lib.report.figures import labelled_rows
 from hw2lib.training import weights
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
@@ -40,16 +42,30 @@ def sample(*words):
 
 
 def test_the_command_line_draws_a_sheet(model, prior, files, tmp_path):
-    """The sheet holds the pictures of the class that was asked for, in a square, and the same seed draws the same."""
+    """The sheet holds the pictures of the class that was asked for, in a square beside its name, each pixel four times as
+    wide, and the same seed draws the same."""
     target = tmp_path / "out.png"
     words = [*files, "--n", 5, "--class", "zebra", "--seed", 4, target]
     assert sample(*words).strip() == str(target)
     sheet, before = np.array(Image.open(target)), target.read_bytes()
-    assert sheet.shape == (2 * 9 - 1, 3 * 9 - 1, 3)
+    width = 4 * (3 * 9 - 1)
+    assert sheet.shape[0] == 4 * (2 * 9 - 1) and sheet.shape[1] > width
+    assert (sheet[:34, :-width] < 128).any() and (sheet[36:, :-width] == 255).all()
     drawn = decode_pictures(model, prior.sample(5, torch.ones(5, dtype=torch.long), seed=4))
-    assert np.array_equal(sheet[:8, 9:17], drawn[1].permute(1, 2, 0).numpy())
+    shown = sheet[:, -width:][:32, 36:68]
+    assert np.array_equal(shown, drawn[1].permute(1, 2, 0).numpy().repeat(4, 0).repeat(4, 1))
     sample(*words)
     assert target.read_bytes() == before
+
+
+def test_each_class_has_rows_of_its_own(model, prior, files, tmp_path, monkeypatch):
+    """Without a class all are drawn in turn, and shown by class."""
+    monkeypatch.setattr(figures, "labelled_rows", lambda rows, *_, **__: seen.append(rows) or draw(rows))
+    draw, seen = labelled_rows, []
+    sample(*files, "--n", 5, tmp_path / "out.png")
+    drawn = decode_pictures(model, prior.sample(5, torch.arange(5) % 2, seed=0))
+    assert list(seen[0]) == ["horse", "zebra"]
+    assert torch.equal(seen[0]["horse"], drawn[::2]) and torch.equal(seen[0]["zebra"], drawn[1::2])
 
 
 @pytest.mark.parametrize("name", ["S.PNG", "s.JpG", "s.webp"])
