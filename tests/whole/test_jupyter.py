@@ -48,9 +48,9 @@ def lab(tmp_path_factory):
     with (home / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        facts = home / f"jpserver-{server.pid}.json"
+        facts, late = home / f"jpserver-{server.pid}.json", time.monotonic() + 120
         while not facts.exists():
-            assert server.poll() is None, (home / "log").read_text()[-2000:]
+            assert server.poll() is None and time.monotonic() < late, (home / "log").read_text()[-2000:]
             time.sleep(0.1)
         url = json.loads(facts.read_text())["url"]
         with sync_api.sync_playwright() as playwright:
