@@ -80,6 +80,7 @@ def publish(out: Path) -> None:
 @OUT
 def site(out: Path) -> None:
     """Make a folder for a static host: the published report, and the notebooks of a built one."""
+    require_repository()
     from hw2lib.report import publish
 
     click.echo(publish.site(out))

@@ -1,7 +1,7 @@
 """Checked parameters in, a trained run out: what notebooks and the command line call.
 
 Here models, data, training and evaluation are joined. Where `asked.experiments` is "published", the runs behind the
-written answers (the second CycleGAN, the short VQ-VAE, the prior) are loaded from results/ and weights/, not trained.
+written answers (the other CycleGANs and VQ-VAEs, the prior) are loaded from results/ and weights/, not trained.
 """
 
 import io

@@ -123,7 +123,7 @@ def site(build_folder: str | Path, root: Path = ROOT) -> Path:
     notebooks = sorted((build_folder / "notebooks").glob("*.ipynb"))
     links = ", ".join(f"[{path.stem}]({path.stem}.html) ([executed]({path.name}))" for path in notebooks)
     command = re.search(r"`python -m hw2lib report .*?`", built)[0]
-    ran = "" if built == report else f" as they ran for {command}, with other numbers than here"
+    ran = "" if built == report else f" as they ran for {command}, whose report is another"
     with files.writing(target, ReportError), document.making_in(build_folder) as new:
         shutil.copytree(root / "figures", new / "figures")
         pages.write_html(document.tree(report, f"[PDF](report.pdf). Notebooks{ran}: {links}."), new / "index.html")

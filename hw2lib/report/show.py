@@ -92,7 +92,7 @@ def text(markdown: str) -> None:
 
 def claim(section: str, says: str, verdict: str, why: str, more: str = "") -> None:
     """
-    Show what the homework says in `section`, such as "1.1", beside a verdict of one or two words and its reason.
+    Show what the homework says in `section`, such as "1.1", beside a verdict, which begins with one of VERDICTS, and its reason.
 
     The report's summary lists all claims under links to their headings, with what decides (`why`) but without what there
     is to say `more`.

@@ -18,7 +18,7 @@ Prose = Callable[[str, str], str]  # Markdown, and where it stands -> as the rep
 
 
 def in_short(found: Sequence, headings: list[str], prose: Prose) -> list[str]:
-    """The heading "In short", every `%%in_short`, and the claims; nothing if there are none of both."""
+    """The heading "In short", every `%%in_short`, and the claims; nothing if there are none of either."""
     findings = [f"- {prose(shown.note['in_short'], shown.where)}" for shown in found if "in_short" in shown.note]
     parts = [*(["\n".join(findings)] if findings else []), *claims(found, headings, prose)]
     return ["## In short", *parts] if parts else []

@@ -368,7 +368,8 @@ def provenance(run: Run) -> Row:
     trainings = [f"{len(rows)} trainings"] if rows else []
     processes = [f"{made['processes']} process"] if "processes" in made else []
     machine = [made["device"], *processes, f"threads: {made['threads']}", f"precision {made.get('precision', '32')}"]
-    resumed = f", resumed {len(made['resumed'])} times" if made.get("resumed") else ""
+    times = len(made.get("resumed", []))
+    resumed = f", resumed {'once' if times == 1 else f'{times} times'}" if times else ""
     software = [f"Python {made['python']}", *(f"{name} {version}" for name, version in made["versions"].items())]
     return {
         "run": run.folder_name + (" (published run, loaded)" if run.is_published else ""),

@@ -29,7 +29,7 @@ def somebody_watches() -> bool:
         started_by = " ".join(psutil.Process().parent().cmdline())
     except Exception:  # no such package, or a process that may not be looked at
         return False
-    return not any(name in started_by for name in ("papermill", "nbconvert", "hw2lib", "pytest"))
+    return not any(name in started_by for name in ("papermill", "nbconvert", "pytest"))
 
 
 def left(seconds: float) -> str:

@@ -60,7 +60,7 @@ def test_site(built, tmp_path):
     publish.site(build, root=tmp_path)
     published = (tmp_path / "report.md").read_text()
     (tmp_path / "report.md").write_text(published.replace("It took", "It has taken"))
-    assert "with other numbers" not in (build / "site" / "index.html").read_text()
+    assert "whose report is another" not in (build / "site" / "index.html").read_text()
     site = publish.site(build, root=tmp_path)
     stems = ("01_sample", "02_other")
     assert {path.name for path in site.iterdir()} == {
@@ -68,7 +68,7 @@ def test_site(built, tmp_path):
     }  # fmt: skip
     page = " ".join((site / "index.html").read_text().split())
     assert "It has taken" in page
-    assert re.search(r"as they ran for <code>python -m hw2lib report --preset tiny</code>, with other numbers", page)
+    assert re.search(r"as they ran for <code>python -m hw2lib report --preset tiny</code>, whose report is another", page)
     assert all((site / name).is_file() for name in re.findall(r'href="([\w.]+)"', page))
     with pytest.raises(ReportError, match="build the report first"):
         publish.site(tmp_path / "figures", root=tmp_path)

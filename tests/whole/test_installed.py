@@ -37,10 +37,14 @@ def run(tmp_path_factory):
 
 
 def test_published_networks_come_with_the_package(run):
-    """New pictures are drawn by the weights that pip has installed, into the folder where one is."""
+    """All three networks work as pip has installed them, and what they make is in the folder where one is."""
     done = run("sample", "--n", "4", "new.png")
     assert done.returncode == 0, done.stderr
     assert Image.open(run.folder / "new.png").size[0] > 2 * 32
+    Image.new("RGB", (150, 128)).save(run.folder / "photo.png")
+    done = run("translate", "photo.png")
+    assert done.returncode == 0, done.stderr
+    assert Image.open(run.folder / "photo-zebra.png").size == (152, 128)
 
 
 def test_presets_come_with_the_package_and_runs_stay_out_of_it(run):
@@ -50,7 +54,7 @@ def test_presets_come_with_the_package_and_runs_stay_out_of_it(run):
     assert list((run.folder / "runs").glob("vqvae-*/weights.safetensors"))
 
 
-@pytest.mark.parametrize("command", ["report", "publish", "restore", "check"])
+@pytest.mark.parametrize("command", ["report", "publish", "site", "restore", "check"])
 def test_what_needs_the_repository_says_so(run, command):
     """Commands about the report end in one line that says where they work."""
     done = run(command)

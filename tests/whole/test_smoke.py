@@ -177,9 +177,9 @@ def test_it_translates_pictures(smoke, tmp_path, monkeypatch):
     Image.new("CMYK", (90, 61), (0, 200, 0, 0)).save(tmp_path / "one.jpg")
     Image.new("L", (20, 40), 99).save(tmp_path / "two.png")
     monkeypatch.chdir(tmp_path)
-    command_line.run(["translate", "one.jpg", "two.png", "out", "--to", "a", "--weights", str(weights)])
-    assert Image.open(tmp_path / "out" / "one.png").size == (44, 32)
-    translated = torch.from_numpy(np.array(Image.open(tmp_path / "out" / "two.png"))).permute(2, 0, 1)
+    command_line.run(["translate", "one.jpg", "two.png", "-o", "out", "--to", "a", "--weights", str(weights)])
+    assert Image.open(tmp_path / "out" / "one-a.png").size == (44, 32)
+    translated = torch.from_numpy(np.array(Image.open(tmp_path / "out" / "two-a.png"))).permute(2, 0, 1)
     x = CycleGAN.to_network(torch.full((1, 3, 64, 32), 99, dtype=torch.uint8))
     expected = CycleGAN.to_pictures(CycleGAN.load(weights).average_ba(x))[0]
     assert (translated.int() - expected.int()).abs().max() <= 1
