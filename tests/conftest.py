@@ -7,10 +7,10 @@ import pytest
 import hw2lib  # noqa: F401 - before torch, so that its threads do not spin
 
 # isort: split
+# The networks here are too small for more threads than one, in this process and in those that tests start: of two processes
+# with two threads each on two cores, every step waits for threads that have no core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
-
-# The networks here are too small for more.
-torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):

@@ -68,7 +68,9 @@ def test_site(built, tmp_path):
     }  # fmt: skip
     page = " ".join((site / "index.html").read_text().split())
     assert "It has taken" in page
-    assert re.search(r"as they ran for <code>python -m hw2lib report --preset tiny</code>, whose report is another", page)
+    assert re.search(
+        r"as they ran for <code>python -m hw2lib report --preset tiny</code>, whose report is another", page
+    )
     assert all((site / name).is_file() for name in re.findall(r'href="([\w.]+)"', page))
     with pytest.raises(ReportError, match="build the report first"):
         publish.site(tmp_path / "figures", root=tmp_path)
