@@ -177,26 +177,29 @@ def cyclegan_with_identity(
     config: CycleGANConfig, pictures: Domains, judge: Judge | None, asked: CycleGANParameters
 ) -> Run | None:
     """`asked.identity_epochs` epochs with the identity loss of the paper's section 5.2, at the same learning rates."""
-    if asked.experiments == "published":
-        return Run.published("cyclegan-identity")
-    if not asked.identity_epochs:
-        return None
-    decay = config.decay_share if asked.identity_epochs == asked.epochs else 0.0
-    model = CycleGAN(config.model_copy(update={"identity_weight": 0.5, "decay_share": decay}))
-    name, epochs = "cyclegan-identity", asked.identity_epochs
-    return _fit_cyclegan(model, pictures, judge, asked, name=name, epochs=epochs, numbers_only=True)
+    epochs = asked.identity_epochs
+    decay = config.decay_share if epochs == asked.epochs else 0.0
+    changed = config.model_copy(update={"identity_weight": 0.5, "decay_share": decay})
+    return _other_cyclegan("cyclegan-identity", epochs, changed, pictures, judge, asked)
 
 
 def cyclegan_again(
     config: CycleGANConfig, pictures: Domains, judge: Judge | None, asked: CycleGANParameters
 ) -> Run | None:
     """The training of the report once more with the next seed, where `asked.again`: what differs is chance."""
+    changed = config.model_copy(update={"seed": config.seed + 1})
+    return _other_cyclegan("cyclegan-again", asked.epochs * asked.again, changed, pictures, judge, asked)
+
+
+def _other_cyclegan(
+    name: str, epochs: int, config: CycleGANConfig, pictures: Domains, judge: Judge | None, asked: CycleGANParameters
+) -> Run | None:
+    """A training to compare with the report's, whose numbers are enough: loaded where published ones are asked for."""
     if asked.experiments == "published":
-        return Run.published("cyclegan-again")
-    if not asked.again:
+        return Run.published(name)
+    if not epochs:
         return None
-    model = CycleGAN(config.model_copy(update={"seed": config.seed + 1}))
-    return _fit_cyclegan(model, pictures, judge, asked, name="cyclegan-again", epochs=asked.epochs, numbers_only=True)
+    return _fit_cyclegan(CycleGAN(config), pictures, judge, asked, name=name, epochs=epochs, numbers_only=True)
 
 
 def _fit_cyclegan(model: CycleGAN, pictures: Domains, judge: Judge | None, asked: CycleGANParameters, **more) -> Run:

@@ -1,6 +1,7 @@
 """What all tests share: few threads, no outside settings, small pictures."""
 
 import os
+import shutil
 
 import pytest
 
@@ -23,3 +24,14 @@ def pytest_collection_modifyitems(items):
 def pictures():
     """48 random pictures, uint8 (48, 3, 32, 32)."""
     return torch.randint(0, 256, (48, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser, Chromium, driven by playwright."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("Chromium is not installed")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as play:
+        yield play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

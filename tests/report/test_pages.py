@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from hw2lib import ROOT, printable
 from hw2lib.report import ReportError, answers, document, pages, show, tables
@@ -122,16 +121,6 @@ def test_pdf(built):
 
 
 # ---- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A real browser, Chromium, without a network."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("Chromium is not installed")
-    with sync_playwright() as play:
-        yield play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 
 
 @pytest.fixture

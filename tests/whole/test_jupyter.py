@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,12 +17,8 @@ QUIET = {"fetchNews": "false", "checkForUpdates": False}
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, browser):
     """JupyterLab with both notebooks, given the smoke preset's values but for the experiments, which are loaded, and running."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("Chromium is not installed")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     folder, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("jupyter")
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         values = parameters.preset("smoke", path.stem) | {"experiments": "published"}
@@ -53,10 +48,7 @@ def lab(tmp_path_factory):
             assert server.poll() is None and time.monotonic() < late, (home / "log").read_text()[-2000:]
             time.sleep(0.1)
         url = json.loads(facts.read_text())["url"]
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            yield [Notebook(browser, url, path) for path in sorted(folder.glob("*.ipynb"))]
-            browser.close()
+        yield [Notebook(browser, url, path) for path in sorted(folder.glob("*.ipynb"))]
     finally:
         server.terminate()
         server.wait(30)

@@ -1,6 +1,7 @@
 """`translate` finds the pictures that are meant, writes each where one expects it, and never over a source."""
 
 import io
+import re
 
 import click.testing
 import numpy as np
@@ -112,11 +113,10 @@ def test_sizes_are_those_asked_for(words, shape, here):
         (["*.gif"], "no such file"),
     ],
 )
-def test_what_is_wrong_is_said_before_any_work(words, message, here, monkeypatch):
+def test_what_is_wrong_is_said_before_any_work(words, message, here):
     """One line, and every file is as it was."""
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(translate(*words))
+    assert re.search(message, translate(*words))
     assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
 
