@@ -183,8 +183,8 @@ def _head(grid: Grid, sun: Pair, pose: _Pose) -> tuple[_Shape, Tensor]:
     return _melt(_melt(far, near, 0.005), skull, 0.01), torch.maximum(muzzle, eye)
 
 
-def draw_animal(grid: Grid, sun: Pair, pose: _Pose, period: Tensor, dark: Tensor) -> tuple[Tensor, ...]:
-    """Cover, light, mane colour of the horse and black of the zebra, each (B, H, W)."""
+def draw_animal(grid: Grid, sun: Pair, pose: _Pose, period: Tensor, dark: Tensor, share: float) -> tuple[Tensor, ...]:
+    """Cover, light, mane colour of the horse and black of the zebra, each (B, H, W); `share` of its stripes is black."""
     far = _melt(*_legs(grid, sun, pose, 1, dark), 0.01)
     far.light.sub_(0.55)
     bend, tip = (-0.63 - pose.tail, 0.66), (-0.62 - 1.5 * pose.tail, 0.30)
@@ -196,7 +196,7 @@ def draw_animal(grid: Grid, sun: Pair, pose: _Pose, period: Tensor, dark: Tensor
     body = _melt(_melt(_melt(_trunk(grid, sun), neck, 0.07), fore, 0.05), hind, 0.06)
     head, muzzle = _head(grid, sun, pose)
 
-    width = 0.50 - (1.2 * (0.72 - grid.y)).clamp_(0.0, 0.12)  # stripes thin out on belly and legs
+    width = share - (1.2 * (0.72 - grid.y)).clamp_(0.0, 0.12)  # stripes thin out on belly and legs
     layers = ((far, 0.0), (_melt(dock, hair, 0.03), tuft), (body, 0.0), (mane, 0.0), (head, muzzle))
     planes = None
     for shape, black in layers:  # from back to front; black adds to the stripes

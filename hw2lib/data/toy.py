@@ -67,8 +67,11 @@ class Scenes(NamedTuple):
     masks: Tensor  # bool (N, size, size), where the animal is
 
 
-def scenes(count: int, size: int, seed: int) -> Scenes:
+def scenes(count: int, size: int, seed: int, calm: bool = False) -> Scenes:
     """Paint `count` scenes of `size` x `size` pixels, each with a horse and again with a zebra.
+
+    Calm ones have all the same coat, time of day and grass, and stripes twice as wide as the smallest picture needs, of which
+    a third is black: in halves, black and white could be exchanged without anyone seeing it in a zebra alone.
 
     Returns horses and zebras as uint8 (count, 3, size, size) in 0..255 and masks as bool (count, size, size).
     Scene i depends on (seed, i) alone and is the same scene at every size; horses[i] and zebras[i] are equal
@@ -86,7 +89,7 @@ def scenes(count: int, size: int, seed: int) -> Scenes:
     chunk = max(1, SAMPLES_PER_CHUNK // size**2)
     for first in range(0, count, chunk):
         here = slice(first, min(first + chunk, count))
-        horses[here], zebras[here], masks[here] = _paint(_Dice(seed, here.start, here.stop), size)
+        horses[here], zebras[here], masks[here] = _paint(_Dice(seed, here.start, here.stop, calm), size)
     return Scenes(horses, zebras, masks)
 
 
@@ -103,7 +106,8 @@ def _require(name: str, value: object, least: int, unit: str = "") -> None:
 class _Dice:
     """The random numbers of scenes first..last-1, handed out one after another."""
 
-    def __init__(self, seed: int, first: int, last: int) -> None:
+    def __init__(self, seed: int, first: int, last: int, calm: bool) -> None:
+        self.calm = calm
         streams = (np.random.SeedSequence((seed, index)) for index in range(first, last))
         rows = [
             np.random.Generator(np.random.PCG64(stream)).random(DICE + LATTICE**2, dtype=np.float32)
@@ -122,8 +126,8 @@ class _Dice:
         return (next(self._columns) < probability).float()[:, None, None]
 
     def pick(self, count: int) -> Tensor:
-        """An index below count per scene, (B,)."""
-        return (next(self._columns) * count).long()
+        """An index below count per scene, (B,); 0 in calm ones."""
+        return (next(self._columns) * (1 if self.calm else count)).long()
 
 
 def _noise(lattice: Tensor, size: int, across: int, down: int) -> Tensor:
@@ -231,9 +235,10 @@ def _paint(dice: _Dice, size: int) -> Scenes:
     landscape = landscape * (1.0 - shadow * (1.0 - 0.6 * day[3]))
 
     sun = unit(-0.8 * from_left * facing, torch.full_like(facing, 0.75))
-    period = torch.maximum(dice.roll(*STRIPE_PERIODS), SMALLEST_STRIPE_PERIOD / SMALLEST_SIZE / scale)
+    smallest = SMALLEST_STRIPE_PERIOD / SMALLEST_SIZE * (2 if dice.calm else 1)
+    period = torch.maximum(dice.roll(*STRIPE_PERIODS), smallest / scale)
     dark = torch.tensor([row[2] for row in COATS])[coat][:, None, None]
-    planes = draw_animal(own, sun, pose, period, dark)
+    planes = draw_animal(own, sun, pose, period, dark, 0.34 if dice.calm else 0.5)
     cover, light, points, black = (plane[:, None] for plane in planes)  # (B, 1, H, W)
     light = 0.60 + 0.46 * light  # negative at hooves and eyes, which are dark in any light
     lamp = mix(day[3], day[2], light.clamp(0.0, 1.0)) * (1.0 + light.clamp(-0.8, 0.0))  # (B, 3, H, W)

@@ -115,8 +115,8 @@ def _domains(name: str, train_a: Tensor, train_b: Tensor, test_a: Tensor, test_b
 # ---- toy pictures
 
 
-def toy_domains(size: int, train: int = 1024, test: int = 128) -> Domains:
-    """Drawn horses and zebras: `train` of each, all from different scenes, and `test` scenes as pairs.
+def toy_domains(size: int, train: int = 1024, test: int = 128, calm: bool = False) -> Domains:
+    """Drawn horses and zebras: `train` of each, all from different scenes, and `test` scenes as pairs; see toy.scenes.
 
     Training pictures are uint8 (train, 3, L, L), test pictures (test, 3, size, size). No training horse has
     its zebra among the training zebras; test_b[i] is test_a[i] as a zebra and masks[i] shows where it stands.
@@ -124,8 +124,8 @@ def toy_domains(size: int, train: int = 1024, test: int = 128) -> Domains:
     """
     seed_a, seed_b, test_seed = TOY_SEEDS
     side = load_size(size)
-    horses, zebras = scenes(train, side, seed_a).horses, scenes(train, side, seed_b).zebras
-    pairs = scenes(test, size, test_seed)
+    horses, zebras = scenes(train, side, seed_a, calm).horses, scenes(train, side, seed_b, calm).zebras
+    pairs = scenes(test, size, test_seed, calm)
     more = {"a": "horse", "b": "zebra", "masks": pairs.masks, "aligned": True}
     return _domains("toy", horses, zebras, pairs.horses, pairs.zebras, **more)
 

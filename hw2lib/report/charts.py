@@ -99,24 +99,6 @@ def plane_arrows(run: Run, variants: Sequence[str], count: int = 3) -> Figure:
     return figure
 
 
-def cycle_weights(run: Run) -> Figure:
-    """The ablations' scores over the weight of the cycle loss, from horse to zebra."""
-    panels = {"stripes": "stripes_ab", "cycle error": "cycle_aba", "generator's adversarial loss": "g_ab"}
-
-    weights = {
-        0.0: "no_cycle_loss",
-        0.1: "cycle_weight_0_1",
-        1.0: "cycle_weight_1",
-        10.0: "full",
-        100.0: "cycle_weight_100",
-    }
-
-    def by_weight(score: str) -> dict[float, list[float]]:
-        return {weight: values(run, "variant", score, variant=name)[name] for weight, name in weights.items()}
-
-    return by_level({words: {"": by_weight(score)} for words, score in panels.items()}, "weight of the cycle loss")
-
-
 def translations(run: Run, variants: Sequence[str]) -> Figure:
     """What variants of the ablations made of the first test pictures, between these and the true zebras."""
     domains = cyclegan_parts.drawn_domains()

@@ -105,6 +105,7 @@ def scores(run: Run, variants: Sequence[str]) -> list[Row]:
     """
     columns = {
         "truth_ab": "to the truth",
+        "animal_ab": "on the animal",
         "background_ab": "background",
         "shift_ab": "colours",
         "stripes_ab": "stripes",

@@ -38,7 +38,6 @@ TITLES = {
     },
     "vq": "VQ loss",
     # variants of the ablations
-    "cycle_weight_0_1": "cycle weight 0.1",
     "unet_generator": "U-Net generator",
     "whole_picture_discriminator": "whole-picture discriminator",
     "three_discriminator_steps": "3 discriminator steps",
@@ -102,8 +101,8 @@ SHORT_TITLES = {
     "with_identity_loss": "+ identity",
     "unet_generator": "U-Net",
     "whole_picture_discriminator": "whole picture",
+    "contrastive_discriminator": "contrastive",
     "siamese_for_cycle_loss": "siamese + D",
-    "siamese_without_discriminator": "siamese, no D",
     "coarser_colours": "colours 1/2",
     "taken_away": "taken, x 8",
     "back_without": "back, 1/2",

@@ -1,12 +1,11 @@
-"""What each part of CycleGAN is for: small trainings with one part changed, where the truth is known.
+"""What parts of CycleGAN are for that points in the plane cannot show: small trainings where the truth is known.
 
-The pictures are drawn (see hw2lib.data.toy): a translation can be compared with its true counterpart. Which part
-is changed follows the paper's own ablation (Zhu et al. 2017, arXiv:1703.10593, section 5.1.4) and the
-homework's questions. Besides, what needs no training: the gradients of the objectives (`gradient_by_logit`).
+The pictures are drawn (see hw2lib.data.toy): a translation can be compared with its true counterpart. Which part is
+changed follows the paper's own ablation (Zhu et al. 2017, arXiv:1703.10593, section 5.1.4) and the homework's
+questions. Besides, what needs no training: the gradients of the objectives (`gradient_by_logit`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -15,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, generator_loss
+from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, Translator, generator_loss
 from hw2lib.data import Domains, Pairs, toy_domains
 from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, save_strip, translate
+from hw2lib.networks import PatchDiscriminator, ResidualBlock, ResnetGenerator, initialise
 from hw2lib.studies.study import Case, rows, study, train_briefly
-from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig
+from hw2lib.studies.travelgan import TravelGAN
 from hw2lib.training import Run
 
 # Test pictures of each domain whose translations can be looked at.
@@ -31,75 +31,81 @@ LUMINANCE = (0.299, 0.587, 0.114)
 # ---- what is changed
 
 
-class WithoutAdversary(CycleGAN):
-    """Generators that learn from the cycle loss alone: discriminators learn, but pass no gradient on."""
+class OneHalving(Translator):
+    """The paper's networks for small pictures: one halving in place of the generator's two, two of the discriminator's three."""
+
+    halvings = 2  # of the discriminator, whose marks then depend on 34 x 34 pixels; 1: on 16 x 16
+
+    def _generator(self) -> nn.Module:
+        if self.config.generator == "unet":
+            return super()._generator()
+        paper = list(ResnetGenerator(self.config.base_channels, 0))
+        blocks = (ResidualBlock(2 * self.config.base_channels) for _ in range(self.config.blocks))
+        return initialise(nn.Sequential(*paper[:7], *blocks, *paper[13:]))
 
     def _discriminator(self) -> nn.Module:
-        network = super()._discriminator()
-        network.register_forward_pre_hook(lambda network, inputs: inputs[0].detach())
-        return network
+        return super()._discriminator() if self.config.discriminator == "picture" else self._patches(1)
+
+    def _patches(self, dim: int) -> nn.Sequential:
+        """C64-C128-C256, or C64-C128, and a last convolution: (B, 3, H, W) to `dim` numbers of each patch, (B, dim, H', W').
+
+        H' = H / 2 ** halvings - 2, and W' likewise.
+        """
+        paper = list(PatchDiscriminator(self.config.base_channels))[: 2 + 3 * self.halvings]
+        paper[3 * self.halvings - 1].stride = (1, 1)
+        last = nn.Conv2d(self.config.base_channels << self.halvings, dim, 4, padding=1)
+        return initialise(nn.Sequential(*paper, last))
 
 
-class RestingDiscriminators(CycleGAN):
-    """Discriminators updated at the first of every three steps; their learning rate falls all the same."""
-
-    def _update(self, name: str, grads: Sequence[Tensor], share: int) -> None:
-        if name == "discriminators" and self.schedules[name].last_epoch % 3:
-            self.schedules[name].step()
-        else:
-            super()._update(name, grads, share)
+class DrawnCycleGAN(OneHalving, CycleGAN):
+    """CycleGAN for the drawn pictures."""
 
 
-def discriminator_step(model: CycleGAN, batch: tuple[Tensor, Tensor]) -> None:
-    """An update of the discriminators alone, on uint8 (real_a, real_b), at the present learning rate."""
-    real_a, real_b = model._prepared(batch)
-    with torch.no_grad(), model.autocast():
-        fake_a, fake_b = model.g_ba(real_b).float(), model.g_ab(real_a).float()
-    _, grads_a = model._discrimination("a", real_a, model.pool_a(fake_a))
-    _, grads_b = model._discrimination("b", real_b, model.pool_b(fake_b))
-    for parameter, grad in zip(model.parameters_of["discriminators"], grads_a + grads_b, strict=True):
-        parameter.grad = grad
-    model.optimizers["discriminators"].step()
+class SmallPatches(DrawnCycleGAN):
+    """With a discriminator that sees 16 x 16 pixels at once."""
+
+    halvings = 1
 
 
-def discriminator_steps(model: CycleGAN, count: int) -> Callable[[Iterator[tuple[Tensor, Tensor]]], None]:
-    """For study.train_briefly: `count` updates of the discriminators alone before each step, each on a batch of its own."""
-
-    def train(stream: Iterator[tuple[Tensor, Tensor]]) -> None:
-        for batch in islice(stream, count):
-            discriminator_step(model, batch)
-
-    return train
+class DrawnTravelGAN(OneHalving, TravelGAN):
+    """TraVeLGAN for the drawn pictures."""
 
 
-class Variant(NamedTuple):
-    """What differs from the first entry of ABLATIONS."""
+class Likeness(nn.Sequential):
+    """An embedding E of patches as a discriminator: 1 - 2 d, where d = |E(x) - E(y)| and y is a real picture `beside` x."""
 
-    options: dict = {}  # noqa: RUF012 - never changed
-    model: type[CycleGAN] | type[TravelGAN] = CycleGAN  # or what takes its place
-    # At each step, each on a batch of its own: k in algorithm 1 of Goodfellow et al. (2014), arXiv:1406.2661.
-    discriminator_steps: int = 1
+    def forward(self, x: Tensor) -> Tensor:
+        points, real = super().forward(x), super().forward(self.beside)
+        real = real.repeat(len(points) // len(real), 1, 1, 1)
+        return 1 - 2 * torch.linalg.vector_norm(points - real, dim=1, keepdim=True)
 
 
-# At 32 pixels the patch discriminator's map is 2 x 2, and each patch, 70 pixels wide, holds the whole
-# picture: here the two kinds of discriminators differ in borders and weights, not in how much they see.
-ABLATIONS: dict[str, Variant] = {
-    "full": Variant(),  # least squares, cycle weight 10, no identity loss, pool of 50, ResNet, patches
-    "no_cycle_loss": Variant({"cycle_weight": 0.0}),
-    "cycle_weight_0_1": Variant({"cycle_weight": 0.1}),
-    "cycle_weight_1": Variant({"cycle_weight": 1.0}),
-    "cycle_weight_100": Variant({"cycle_weight": 100.0}),
-    "no_adversarial_loss": Variant(model=WithoutAdversary),
-    "with_identity_loss": Variant({"identity_weight": 0.5}),
-    "cross_entropy": Variant({"objective": "cross_entropy"}),
-    "hinge": Variant({"objective": "hinge"}),
-    "no_pool": Variant({"pool_size": 0}),
-    "unet_generator": Variant({"generator": "unet"}),
-    "whole_picture_discriminator": Variant({"discriminator": "picture"}),
-    "three_discriminator_steps": Variant(discriminator_steps=3),
-    "resting_discriminators": Variant(model=RestingDiscriminators),
-    "siamese_for_cycle_loss": Variant(model=TravelGAN),
-    "siamese_without_discriminator": Variant({"adversarial": False}, TravelGAN),
+class ContrastiveCycleGAN(DrawnCycleGAN):
+    """A contrastive loss in place of the classification: the hinge losses of `Likeness`.
+
+    E minimises d(real, another real) + max(0, 1 - d(translation, real)), generators d(translation, real): the loss of Hadsell,
+    Chopra and LeCun (2006), doi 10.1109/CVPR.2006.100, equation 4, of distances, not of their squares. Needs B >= 2.
+    """
+
+    def _discriminator(self) -> nn.Module:
+        return Likeness(*self._patches(16))
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        self.d_a.beside, self.d_b.beside = (part.roll(1, 0) for part in self._prepared(batch))
+        return super().step(batch)
+
+
+# The models, and what differs in their configs from that of the first.
+ABLATIONS: dict[str, tuple[type[Translator], dict]] = {
+    "full": (DrawnCycleGAN, {}),  # least squares, cycle weight 10, no identity loss, pool of 50, ResNet, patches
+    "no_cycle_loss": (DrawnCycleGAN, {"cycle_weight": 0.0}),
+    "with_identity_loss": (DrawnCycleGAN, {"identity_weight": 0.5}),
+    "cross_entropy": (DrawnCycleGAN, {"objective": "cross_entropy"}),
+    "unet_generator": (DrawnCycleGAN, {"generator": "unet"}),
+    "small_patches": (SmallPatches, {}),
+    "whole_picture_discriminator": (DrawnCycleGAN, {"discriminator": "picture"}),
+    "contrastive_discriminator": (ContrastiveCycleGAN, {"objective": "hinge"}),
+    "siamese_for_cycle_loss": (DrawnTravelGAN, {}),
 }
 
 
@@ -112,30 +118,27 @@ class Sizes(NamedTuple):
     batch_size: int = 4
     base_channels: int = 16
     blocks: int = 2
-    learning_rate: float = 5e-4  # not the paper's 2e-4: few steps of small networks
+    learning_rate: float = 1e-3  # not the paper's 2e-4: few steps of small networks
 
 
 DEFAULT = Sizes()
 
 
-def config_of(variant: str, seed: int, sizes: Sizes) -> CycleGANConfig | TravelGANConfig:
+def config_of(variant: str, seed: int, sizes: Sizes) -> CycleGANConfig:
     """The config of a variant's model. What is judged are the last weights: no averages are kept."""
-    options, model, _ = ABLATIONS[variant]
-    shared = {
-        "size": sizes.size,
-        "base_channels": sizes.base_channels,
-        "blocks": sizes.blocks,
-        "learning_rate": sizes.learning_rate,
-        "seed": seed,
-    } | options
-    return TravelGANConfig(**shared) if model is TravelGAN else CycleGANConfig(**shared, ema_decay=0.0)
+    shared = {name: value for name, value in sizes._asdict().items() if name in CycleGANConfig.model_fields}
+    return CycleGANConfig(**shared | ABLATIONS[variant][1], seed=seed, ema_decay=0.0)
+
+
+def model_of(variant: str, seed: int = 0, sizes: Sizes = DEFAULT) -> Translator:
+    """A variant's model, untrained."""
+    return ABLATIONS[variant][0](config_of(variant, seed, sizes))
 
 
 def described(variant: str, sizes: Sizes) -> dict:
     """All that a variant stands for, in JSON's types."""
-    its = ABLATIONS[variant]
     config = config_of(variant, 0, sizes).model_dump(mode="json", exclude={"seed"})
-    return config | {"model": its.model.__name__, "discriminator_steps": its.discriminator_steps}
+    return config | {"model": ABLATIONS[variant][0].__name__}
 
 
 # ---- what is measured
@@ -153,12 +156,11 @@ def local_contrast(pictures: Tensor, masks: Tensor) -> float:
 
 
 def stripes(fake: Tensor, source: Tensor, target: Tensor, masks: Tensor) -> float:
-    """How far translations have gone from the stripes of their source, 0, to those of the counterparts, 1.
+    """How far translations have gone from the stripes of their source, 0, to those of the counterparts, 1, and beyond.
 
-    uint8 (N, 3, H, W) each, masks bool (N, H, W). Compared is how much more local contrast there is on the
-    animals than off them: much for zebras, little for horses, none for noise or checkerboards all over the
-    picture. Such rubbish has got rid of stripes, too, so read the way from b to a beside the truth. There are
-    values below 0 and above 1.
+    uint8 (N, 3, H, W) each, masks bool (N, H, W). Compared is how much more local contrast there is on the animals than
+    off them: much for zebras, little for horses, none for noise or checkerboards all over the picture. Such rubbish has
+    got rid of stripes, too, so read the way from b to a beside the truth.
     """
     at, start, end = (
         local_contrast(pictures, masks) - local_contrast(pictures, ~masks) for pictures in (fake, source, target)
@@ -170,6 +172,7 @@ def scores(domains: Domains, way: str, fake: Tensor) -> dict[str, float]:
     """Numbers of translations `fake`, uint8, of all test pictures from a to b (`way` "ab") or b to a ("ba").
 
     truth       mean absolute difference, 0 to 2, to the true counterparts
+    animal      the same on the animal
     background  the same to the source, off the animal, where nothing has to change
     shift       difference of the mean colours to the source's, see translations.colour_shift
     stripes     0 as the source, 1 as the true counterparts, see `stripes`
@@ -179,6 +182,7 @@ def scores(domains: Domains, way: str, fake: Tensor) -> dict[str, float]:
         source, target = target, source
     found = {
         "truth": difference(fake, target),
+        "animal": difference(fake, target, domains.masks),
         "background": difference(fake, source, ~domains.masks),
         "shift": colour_shift(fake, source),
         "stripes": stripes(fake, source, target, domains.masks),
@@ -204,16 +208,15 @@ def apart(pictures: Tensor) -> float:
 def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path | None = None) -> dict[str, float]:
     """Train the variant of the case with its seed, and look at its translations of the test pictures.
 
-    Scores of both directions, the cycle errors "cycle_aba" and "cycle_bab" (translations.cycle_error), how far `apart` the
-    translations of the first KEPT test pictures are, and what `step` returns as means over the last tenth of the steps.
-    Models from a to b only have neither scores of the other direction nor cycle errors. These first translations go to
-    the file `keep`, from a to b above those from b to a.
+    Scores of both directions, the cycle errors "cycle_aba" and "cycle_bab" (translations.cycle_error; none of these for models
+    from a to b only), how far `apart` the first KEPT translations are, which go to the file `keep`, from a to b above those
+    from b to a, and what `step` returns as means over the last tenth of the steps.
     """
-    variant, seed = ABLATIONS[case["variant"]], case["seed"]
-    model = variant.model(config_of(case["variant"], seed, sizes))
+    variant, seed = case["variant"], case["seed"]
+    model = model_of(variant, seed, sizes)
     batches = Pairs(domains.train_a, domains.train_b, sizes.size, seed, sizes.batch_size)
 
-    history = train_briefly(model, batches, steps, seed, discriminator_steps(model, variant.discriminator_steps - 1))
+    history = train_briefly(model, batches, steps, seed)
     fakes = {"ab": translate(model.g_ab, domains.test_a)}
     found = {}
     if isinstance(model, CycleGAN):
@@ -229,7 +232,7 @@ def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path |
 
 def drawn_domains(sizes: Sizes = DEFAULT) -> Domains:
     """The pictures of all ablations, see data.toy_domains."""
-    return toy_domains(sizes.size, sizes.train, sizes.test)
+    return toy_domains(sizes.size, sizes.train, sizes.test, calm=True)
 
 
 def kept_translations(folder: Path, variant: str) -> Path:
@@ -239,7 +242,7 @@ def kept_translations(folder: Path, variant: str) -> Path:
 
 def ablate(
     runs=None,
-    steps: int = 1000,
+    steps: int = 3000,
     seeds: Sequence[int] = (0, 1, 2),
     variants: Sequence[str] = tuple(ABLATIONS),
     sizes: Sizes = DEFAULT,

@@ -4,15 +4,15 @@ What the homework asks of the losses (1.1) is decided here, where it can be coun
 back is known, and whether each mode goes to its nearest. Networks are perceptrons of 128 x 128; all else is CycleGAN's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
-from hw2lib.studies.cyclegan_parts import RestingDiscriminators, WithoutAdversary, discriminator_steps
 from hw2lib.studies.mode_collapse import MODES, SAMPLES, centres, coverage, draw_ring, perceptron
 from hw2lib.studies.study import Case, study, train_briefly
 from hw2lib.training import Run
@@ -31,12 +31,45 @@ class Plane(CycleGAN):
         return perceptron(2, 1)
 
 
-class PlaneWithoutAdversary(WithoutAdversary, Plane):
-    """See cyclegan_parts."""
+class PlaneWithoutAdversary(Plane):
+    """Generators that learn from the cycle loss alone: discriminators learn, but pass no gradient on."""
+
+    def _discriminator(self) -> nn.Module:
+        network = super()._discriminator()
+        network.register_forward_pre_hook(lambda network, inputs: inputs[0].detach())
+        return network
 
 
-class PlaneWithRestingDiscriminators(RestingDiscriminators, Plane):
-    """See cyclegan_parts."""
+class PlaneWithRestingDiscriminators(Plane):
+    """Discriminators updated at the first of every three steps; their learning rate falls all the same."""
+
+    def _update(self, name: str, grads: Sequence[Tensor], share: int) -> None:
+        if name == "discriminators" and self.schedules[name].last_epoch % 3:
+            self.schedules[name].step()
+        else:
+            super()._update(name, grads, share)
+
+
+def discriminator_step(model: CycleGAN, batch: tuple[Tensor, Tensor]) -> None:
+    """An update of the discriminators alone, on points (real_a, real_b), at the present learning rate."""
+    real_a, real_b = model._prepared(batch)
+    with torch.no_grad(), model.autocast():
+        fake_a, fake_b = model.g_ba(real_b).float(), model.g_ab(real_a).float()
+    _, grads_a = model._discrimination("a", real_a, model.pool_a(fake_a))
+    _, grads_b = model._discrimination("b", real_b, model.pool_b(fake_b))
+    for parameter, grad in zip(model.parameters_of["discriminators"], grads_a + grads_b, strict=True):
+        parameter.grad = grad
+    model.optimizers["discriminators"].step()
+
+
+def discriminator_steps(model: CycleGAN, count: int) -> Callable[[Iterator[tuple[Tensor, Tensor]]], None]:
+    """For study.train_briefly: `count` updates of the discriminators alone before each step, each on a batch of its own."""
+
+    def train(stream: Iterator[tuple[Tensor, Tensor]]) -> None:
+        for batch in islice(stream, count):
+            discriminator_step(model, batch)
+
+    return train
 
 
 class Variant(NamedTuple):

@@ -9,7 +9,7 @@ discriminator: it knows nothing of domain b. With the paper's names:
     transformation vectors    v_ij = S(x_i) - S(x_j),  v'_ij = S(G(x_i)) - S(G(x_j)),  i != j in a batch
     L_TraVeL                  Dist(v_ij, v'_ij) over all pairs
     L_Sc                      max(0, delta - |v_ij|) over all pairs
-    G minimises               its adversarial loss + travel_weight L_TraVeL
+    G minimises               its adversarial loss + cycle_weight L_TraVeL
     S minimises               L_Sc + L_TraVeL, so that it looks for what G can keep
 
 This was checked with the authors' code, KrishnaswamyLab/travelgan, not with the text of the paper. Dist, and
@@ -18,63 +18,35 @@ for each domain, one S for both directions, batch norm, cross entropy, no pool a
 Here the rest is as in CycleGAN, so that the two differ only in what ties a translation to its source.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from hw2lib import Problem
-from hw2lib.cyclegan import Blocks, ImagePool, Network, Objective, Translator, generator_loss
+from hw2lib.cyclegan import CycleGANConfig, ImagePool, Network, Translator, generator_loss
 from hw2lib.networks import PictureDiscriminator, initialise
-from hw2lib.training import weights
+
+# delta, and how many numbers S makes of a picture; both the authors' code's.
+MARGIN, DIM = 10.0, 1000
 
 
 class TravelError(Problem):
     """Batches without a pair of pictures to compare."""
 
 
-class TravelGANConfig(BaseModel):
-    """Everything that changes what is learnt; fields that CycleGANConfig has too mean the same here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int = Field(256, ge=32, multiple_of=4)
-    generator: Literal["resnet", "unet"] = "resnet"
-    discriminator: Literal["patch", "picture"] = "patch"
-    base_channels: int = Field(64, ge=1)  # of the first layer of all three networks
-    blocks: Blocks = 0
-    objective: Objective = "least_squares"
-    adversarial: bool = True  # False: no discriminator, and nothing that tells what domain b looks like
-    travel_weight: float = Field(10.0, ge=0)  # of all that S looks at; the authors' code has 10
-    margin: float = Field(10.0, gt=0)  # delta
-    siamese_dim: int = Field(1000, ge=1)  # numbers that S makes of a picture; the authors' code has 1000
-    pool_size: int = Field(50, ge=0)
-    learning_rate: float = Field(2e-4, gt=0)
-    decay_share: float = Field(0.5, ge=0, le=1)
-    seed: int = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _something_to_learn(self):
-        if not self.adversarial and self.travel_weight == 0:
-            raise ValueError("neither adversarial nor a travel_weight above 0: nothing is left to learn")
-        return self
-
-
 def translation_losses(
-    config: TravelGANConfig, real: Tensor, generator: Network, siamese: Network, discriminator: Network | None
+    config: CycleGANConfig, real: Tensor, generator: Network, siamese: Network, discriminator: Network
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """The translations of real, (B, 3, H, W) in [-1, 1], the terms before weighting, and what G and S minimise."""
     fake = generator(real)
     # One pass for both: instance norm keeps pictures apart.
     before, after = (transformation_vectors(part) for part in siamese(torch.cat([real, fake])).float().chunk(2))
-    losses = {"travel": travel_loss(before, after), "margin": margin_loss(before, config.margin)}
-    total = config.travel_weight * (losses["travel"] + losses["margin"])
-    if discriminator is not None:
-        losses["g_ab"] = generator_loss(config.objective, discriminator(fake).float())
-        total = total + losses["g_ab"]
-    return fake, losses, total
+    losses = {
+        "travel": travel_loss(before, after),
+        "margin": margin_loss(before, MARGIN),
+        "g_ab": generator_loss(config.objective, discriminator(fake).float()),
+    }
+    return fake, losses, losses["g_ab"] + config.cycle_weight * (losses["travel"] + losses["margin"])
 
 
 class SiameseNetwork(PictureDiscriminator):
@@ -83,7 +55,7 @@ class SiameseNetwork(PictureDiscriminator):
     H = W = `size`, a multiple of 4. A picture discriminator with `dim` outputs, as in the authors' code.
     """
 
-    def __init__(self, base_channels: int = 64, size: int = 256, dim: int = 1000):
+    def __init__(self, base_channels: int = 64, size: int = 256, dim: int = DIM):
         super().__init__(base_channels, size)
         self[-1] = initialise(nn.Conv2d(self[-1].in_channels, dim, self[-1].kernel_size))
 
@@ -128,50 +100,39 @@ def _require_pair(count: int) -> None:
 
 
 class TravelGAN(Translator):
-    """Generator, siamese network, perhaps a discriminator, and the training step; `g_ab` translates.
+    """Generator, siamese network, discriminator, and the training step; `g_ab` translates.
 
-    Its first weights depend on the config alone; those of g_ab and S do not change if D is left out.
+    Its config is CycleGAN's, whose cycle_weight is the weight of all that S looks at (the authors' code has 10), and which
+    knows no identity loss or averages here. Its first weights depend on the config alone.
     """
 
-    # A weights file may lack what only training needs.
-    optional_weights = ("siamese.", "d_b.", "pool_b.")
-
-    def __init__(self, config: TravelGANConfig):
+    def __init__(self, config: CycleGANConfig):
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.g_ab = self._generator()
-            self.siamese = SiameseNetwork(config.base_channels, config.size, config.siamese_dim)
-            if config.adversarial:
-                self.d_b, self.pool_b = self._discriminator(), ImagePool(config.pool_size)
-
-    @classmethod
-    def load(cls, path) -> "TravelGAN":
-        """The generator of a weights file, in eval mode. Raises hw2lib.training.WeightsError."""
-        return weights.load(path, cls, TravelGANConfig)
+            self.siamese = SiameseNetwork(config.base_channels, config.size)
+            self.d_b, self.pool_b = self._discriminator(), ImagePool(config.pool_size)
 
     def step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """One update of G and S, then one of D, on uint8 (real_a, real_b), (B, 3, H, W) each.
 
-        Returns, detached: travel, margin and, if adversarial, g_ab, as they are before weighting, the halved
-        d_b, and D's mean outputs d_b_real, d_b_fake. Raises TravelError, before any work, if B < 2.
+        Returns, detached: travel, margin and g_ab, as they are before weighting, the halved d_b, and D's mean outputs
+        d_b_real, d_b_fake. Raises TravelError, before any work, if B < 2.
         """
         _require_pair(len(batch[0]))
         real_a, real_b = self._prepared(batch)
         with self.autocast():
-            discriminator = self.d_b if self.config.adversarial else None
-            fake, losses, total = translation_losses(self.config, real_a, self.g_ab, self.siamese, discriminator)
+            fake, losses, total = translation_losses(self.config, real_a, self.g_ab, self.siamese, self.d_b)
         self._update("translation", torch.autograd.grad(total, self.parameters_of["translation"]), len(real_a))
-        if self.config.adversarial:
-            its, grads = self._discrimination("b", real_b, self.pool_b(fake.float()))
-            self._update("discriminator", grads, len(real_a))
-            losses |= its
-        return {name: loss.detach() for name, loss in losses.items()}
+        its, grads = self._discrimination("b", real_b, self.pool_b(fake.float()))
+        self._update("discriminator", grads, len(real_a))
+        return {name: loss.detach() for name, loss in (losses | its).items()}
 
     def learnt(self) -> dict[str, list[nn.Parameter]]:
         # G and S minimise one sum: a term that is not for both depends on one of them only.
-        groups = {"translation": [*self.g_ab.parameters(), *self.siamese.parameters()]}
-        if self.config.adversarial:
-            groups["discriminator"] = list(self.d_b.parameters())
-        return groups
+        return {
+            "translation": [*self.g_ab.parameters(), *self.siamese.parameters()],
+            "discriminator": list(self.d_b.parameters()),
+        }

@@ -72,6 +72,16 @@ def test_threads_do_not_matter(monkeypatch):
     assert same(*results)
 
 
+def test_calm_scenes_have_one_coat_and_wide_stripes(sample):
+    """The same animals, all bays at noon; half as many changes of brightness on the zebras."""
+    calm = scenes(COUNT, 32, seed=0, calm=True)
+    assert torch.equal(calm.masks, sample.masks)
+    inside = interior(calm.masks)
+    colours = torch.stack([horse[:, where].float().mean(1) for horse, where in zip(calm.horses, inside, strict=True)])
+    assert colours.std(0).max() < 15  # of 255
+    assert pattern(calm.zebras, inside).mean() < 0.75 * pattern(sample.zebras, inside).mean()
+
+
 def test_same_scene_at_every_size():
     """A 128 px scene shrunk to 64 px is close to the 64 px scene and far from every other scene."""
     large, small = scenes(8, 128, seed=2), scenes(8, 64, seed=2)

@@ -86,7 +86,7 @@ def toy() -> Domains:
 
 def test_toy_has_the_promised_numbers_and_sizes(monkeypatch):
     """The toy domains are 1,024 horses and zebras of 36 pixels, and 128 pairs of 32 with their masks."""
-    monkeypatch.setattr(unpaired, "scenes", lambda count, size, seed: Scenes(*blank(count, size)))
+    monkeypatch.setattr(unpaired, "scenes", lambda count, size, *_: Scenes(*blank(count, size)))
     toy = load("toy", 32)
     assert (toy.name, toy.a, toy.b, toy.size, toy.aligned) == ("toy", "horse", "zebra", 32, True)
     assert [tuple(each.shape) for each in sets(toy)] == [(1024, 3, 36, 36)] * 2 + [(128, 3, 32, 32)] * 2

@@ -20,7 +20,7 @@ from hw2lib.data import Batches, CodeBatches, Pairs, toy_domains
 from hw2lib.evaluation import codec, likelihoods, new_pictures, translations
 from hw2lib.evaluation.judge import Judge, JudgeError
 from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
-from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig
+from hw2lib.studies.travelgan import TravelGAN
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 FAR = torch.device("meta")
@@ -117,7 +117,7 @@ def pictures():
 STEPS = {
     "cyclegan": (CycleGAN, CycleGANConfig(**TRANSLATOR, ema_decay=0.9, identity_weight=0.5), pairs),
     "cyclegan, unet": (CycleGAN, CycleGANConfig(**TRANSLATOR, generator="unet", discriminator="picture"), pairs),
-    "travelgan": (TravelGAN, TravelGANConfig(**TRANSLATOR, siamese_dim=6), pairs),
+    "travelgan": (TravelGAN, CycleGANConfig(**TRANSLATOR), pairs),
     "vqvae": (VQVAE, CODEC, pictures),
     "vqvae, gradient": (VQVAE, CODEC.model_copy(update={"codebook": "gradient"}), pictures),
     "pixelcnn": (GatedPixelCNN, PRIOR, lambda: CodeBatches(random(16, 20, 4, 4).int(), torch.arange(20) % 2, 8, 0)),

@@ -7,7 +7,7 @@ from torch import nn
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
 from hw2lib.optim import adam, linear_decay, warmup_cosine, with_rate
 from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
-from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig
+from hw2lib.studies.travelgan import TravelGAN
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 
@@ -57,7 +57,7 @@ def test_a_schedule_moves_the_rate():
     [
         (CycleGAN(CycleGANConfig(size=32, base_channels=1, blocks=1)), linear_decay(100, 0.5)),
         (CycleGAN(CycleGANConfig(size=32, base_channels=1, blocks=1, decay_share=0.3)), linear_decay(100, 0.3)),
-        (TravelGAN(TravelGANConfig(size=32, base_channels=1, blocks=1, decay_share=0.3)), linear_decay(100, 0.3)),
+        (TravelGAN(CycleGANConfig(size=32, base_channels=1, blocks=1, decay_share=0.3)), linear_decay(100, 0.3)),
         (VQVAE(VQVAEConfig(hidden_channels=2)), warmup_cosine(100, 2)),
         (VQVAE(VQVAEConfig(hidden_channels=2, schedule="constant")), lambda step: 1),
         (GatedPixelCNN(PixelCNNConfig(channels=1)), warmup_cosine(100, 5)),

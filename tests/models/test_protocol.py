@@ -1,4 +1,4 @@
-"""What the training loop, weights files and users rely on, for all four models: config, setup, step, state, resume."""
+"""What the training loop, weights files and users rely on, for all three models: config, setup, step, state, resume."""
 
 import os
 import signal
@@ -14,7 +14,6 @@ from hw2lib import training
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
 from hw2lib.data import Batches, CodeBatches, Pairs
 from hw2lib.pixelcnn import GatedPixelCNN, PixelCNNConfig
-from hw2lib.studies.travelgan import TravelGAN, TravelGANConfig
 from hw2lib.training import WeightsError, weights
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
@@ -32,7 +31,6 @@ CODEC = {"size": 16, "hidden_channels": 8, "residual_channels": 4, "num_codes": 
 PRIOR = {"num_codes": 11, "height": 4, "width": 5, "embedding": 6, "channels": 8, "layers": 2}
 TERMS = {
     "cyclegan": "g_ab cycle_a d_b_fresh identity_b g_ba cycle_b d_a_fresh identity_a d_a d_a_real d_a_fake d_b d_b_real d_b_fake",
-    "travelgan": "travel margin g_ab d_b d_b_real d_b_fake",
     "vqvae": "reconstruction mse codebook commitment vq perplexity",
     "pixelcnn": "nll bits accuracy",
 }
@@ -46,8 +44,6 @@ def case(model, config, batches, precision="32", threads=1):
 CASES = {
     "cyclegan": case(CycleGAN, CycleGANConfig(**TRANSLATOR, ema_decay=0.9, identity_weight=0.5), pairs(1)),
     "cyclegan, bf16": case(CycleGAN, CycleGANConfig(**TRANSLATOR), pairs(1), "bf16", 2),
-    "travelgan": case(TravelGAN, TravelGANConfig(**TRANSLATOR, siamese_dim=6), pairs(3)),
-    "travelgan, alone": case(TravelGAN, TravelGANConfig(**TRANSLATOR, adversarial=False, generator="unet"), pairs(3)),
     "vqvae": case(VQVAE, VQVAEConfig(**CODEC), lambda: Batches(random(256, 40, 3, 16, 16), 16, 0), "bf16"),
     "vqvae, gradient": case(
         VQVAE, VQVAEConfig(**CODEC, codebook="gradient"), lambda: Batches(random(256, 40, 3, 16, 16), 16, 0)
@@ -104,10 +100,6 @@ def test_the_config_is_whole(name):
 @pytest.mark.parametrize(
     ("config", "wrong"),
     [
-        (TravelGANConfig, {"cycle_weight": 10.0}),
-        (TravelGANConfig, {"size": 30}),
-        (TravelGANConfig, {"margin": 0}),
-        (TravelGANConfig, {"siamese_dim": 0}),
         (VQVAEConfig, {"commitment": -1}),
         (VQVAEConfig, {"size": 30}),
         (VQVAEConfig, {"decay": 1}),
@@ -150,8 +142,6 @@ def test_a_step_returns_finite_scalars_and_learns(name):
     expected = TERMS[name.split(",")[0]].split()
     if not getattr(its.config, "identity_weight", 1):
         expected = [term for term in expected if not term.startswith("identity")]
-    if not getattr(its.config, "adversarial", True):
-        expected = ["travel", "margin"]
     model.train()
     for batch in its.batches()(0):
         terms = model.step(batch)

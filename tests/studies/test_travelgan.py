@@ -1,30 +1,29 @@
-"""TraVeLGAN: its losses, and who gets which gradient. (Its config, weights and exact resume: tests/models/test_protocol.)"""
+"""TraVeLGAN: its losses, and who gets which gradient."""
 
 import copy
 
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
-from hw2lib.cyclegan import CycleGAN, discriminator_loss, generator_loss
+from hw2lib.cyclegan import CycleGAN, CycleGANConfig, discriminator_loss, generator_loss
+from hw2lib.studies import travelgan
 from hw2lib.studies.travelgan import (
     SiameseNetwork,
     TravelError,
     TravelGAN,
-    TravelGANConfig,
     margin_loss,
     transformation_vectors,
     travel_loss,
 )
-from hw2lib.training import machine, weights
+from hw2lib.training import machine
 
-SMALL = {"size": 32, "base_channels": 4, "blocks": 1, "siamese_dim": 6, "discriminator": "picture"}
+SMALL = {"size": 32, "base_channels": 4, "blocks": 1, "discriminator": "picture"}
 
 
 def make(total_steps=10, **options) -> TravelGAN:
     """A small model, set up on the CPU."""
-    model = TravelGAN(TravelGANConfig(**SMALL | options))
+    model = TravelGAN(CycleGANConfig(**SMALL | options))
     model.setup(machine("cpu", "32"), total_steps)
     return model
 
@@ -89,16 +88,17 @@ def test_equal_pictures_do_not_blow_up_the_gradient():
 
 def test_a_siamese_network_that_tells_nothing_apart_pays_the_margin(batch):
     """One point for all pictures costs the whole margin; one that tells them apart by more costs nothing."""
-    model = make(margin=2.5)
+    model = make()
     model.siamese.register_forward_hook(lambda module, inputs, out: 0 * out + 1)
-    assert float(model.step(batch)["margin"]) == pytest.approx(2.5)
+    assert float(model.step(batch)["margin"]) == pytest.approx(travelgan.MARGIN)
     v = transformation_vectors(points())
     assert margin_loss(v, 0.9 * float(v.norm(dim=1).min())) == 0
 
 
-def test_training_drives_points_apart(batch):
+def test_training_drives_points_apart(batch, monkeypatch):
     """From points that are far too near, steps of S bring the margin loss down."""
-    model = make(margin=50.0, learning_rate=1e-3, adversarial=False)
+    monkeypatch.setattr(travelgan, "MARGIN", 500.0)
+    model = make(learning_rate=1e-3)
     found = [float(model.step(batch)["margin"]) for _ in range(8)]
     assert found[-1] < found[0] - 0.5
 
@@ -119,14 +119,14 @@ def test_the_siamese_network_maps_pictures_to_points(size):
 @pytest.mark.parametrize("objective", ["least_squares", "cross_entropy", "hinge"])
 def test_each_network_gets_the_gradient_of_its_own_losses(batch, objective):
     """G: adversarial and weighted travel; S: weighted travel and margin; D: its own loss."""
-    model = make(travel_weight=3.0, margin=4.0, objective=objective)
+    model = make(cycle_weight=3.0, objective=objective)
     g, s, d = (copy.deepcopy(network) for network in (model.g_ab, model.siamese, model.d_b))
     losses = model.step(batch)
 
     real_a, real_b = map(CycleGAN.to_network, batch)
     fake = g(real_a)
     v, w = transformation_vectors(s(real_a)), transformation_vectors(s(fake))
-    travel, margin = travel_loss(v, w), margin_loss(v, 4.0)
+    travel, margin = travel_loss(v, w), margin_loss(v, travelgan.MARGIN)
     adversarial = generator_loss(objective, d(fake))
     of_d = discriminator_loss(objective, d(real_b), d(fake.detach()))
     for name, value in {"travel": travel, "margin": margin, "g_ab": adversarial, "d_b": of_d}.items():
@@ -143,18 +143,9 @@ def test_each_network_gets_the_gradient_of_its_own_losses(batch, objective):
             torch.testing.assert_close(parameter.grad, grad, rtol=1e-3, atol=1e-4 * scale)
 
 
-def test_without_adversary_there_is_no_discriminator():
-    """adversarial=False: no such network, optimiser or loss; G and S begin as they do with one."""
-    alone, whole = make(adversarial=False), make()
-    assert not hasattr(alone, "d_b") and not hasattr(alone, "pool_b")
-    assert list(alone.optimizers) == list(alone.schedules) == ["translation"]
-    for name, value in alone.state_dict().items():
-        assert torch.equal(value, whole.state_dict()[name]), name
-
-
 def test_steps_lower_the_travel_loss(batch):
     """On one batch, again and again, the travel loss falls."""
-    model = make(total_steps=100, learning_rate=1e-3, margin=1.0)
+    model = make(total_steps=100, learning_rate=1e-3)
     found = [float(model.step(batch)["travel"]) for _ in range(12)]
     assert found[-1] < 0.8 * found[0]
 
@@ -172,21 +163,3 @@ def test_a_batch_of_one_is_refused(batch):
     for count in (0, 1):
         with pytest.raises(TravelError):
             transformation_vectors(torch.zeros(count, 3))
-
-
-def test_the_config_fits_cyclegan_s():
-    """Blocks are chosen as there; a model that nothing would teach is refused."""
-    assert TravelGANConfig().blocks == 9
-    assert TravelGANConfig(size=64).blocks == 6
-    with pytest.raises(ValidationError, match="nothing is left to learn"):
-        TravelGANConfig(adversarial=False, travel_weight=0)
-
-
-def test_the_translator_alone_is_enough_for_use(batch, tmp_path):
-    """A file without what only training needs loads, and g_ab translates as it did."""
-    model = make()
-    model.step(batch)
-    weights.save(model, tmp_path / "slim.safetensors", without=model.optional_weights)
-    x = model.to_network(batch[0])
-    again = TravelGAN.load(tmp_path / "slim.safetensors")
-    assert torch.equal(*(model.to_pictures(network(x)) for network in (again.g_ab, model.g_ab)))
