@@ -92,7 +92,6 @@ class CycleGANParameters(Parameters):
     ema_decay: float = 0.999
     identity_epochs: int = Field(0, ge=0)
     again: bool = False
-    plane_steps: Steps = 30
     plane_seeds: int = Field(1, ge=1, le=1000)
     standard_fid: bool = False
 

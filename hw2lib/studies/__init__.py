@@ -19,8 +19,8 @@ def load_or_run(name: str, asked, **given) -> Run:
     from hw2lib.studies import codebooks, cyclegan_parts, mode_collapse, plane, posterior_collapse
 
     study, length = {
-        "ablations": (cyclegan_parts.ablate, "plane_steps"),
-        "plane": (plane.plane, "plane_steps"),
+        "ablations": (cyclegan_parts.ablate, "answer_steps"),
+        "plane": (plane.plane, "answer_steps"),
         "linear-vae": (posterior_collapse.linear_vae, None),
         "decoder-power": (posterior_collapse.decoder_power, "answer_steps"),
         "ring": (mode_collapse.ring, "answer_steps"),

@@ -32,7 +32,7 @@ NO_RESULTS = {
         ("{{ x | n }} {{ 50000 | n }} {{ x | g }} {{ x | g3 }}", "1,234 50,000 1234.5 1.23e+03"),
         ("{{ entry | pm2 }} {{ one | pm2 }}", "0.12 ± 0.01 0.12"),
         ("{{ 7679.9 | duration }}", "2 h 08 min"),
-        ("{{ 'unet_generator' | title }}, {{ 'no_pool' | title }}", "U-Net generator, no pool"),
+        ("{{ 'unet_generator' | title }}, {{ 'no_cycle_loss' | title }}", "U-Net generator, no cycle loss"),
         ("{{ 0.2 | pace }}, {{ 5.0 | pace }}", "1 update of D in 5 steps, 5 a step"),
         (r"$\mathrm{E}_{q(z \mid x)} e^{x_{1}}$ {fig:losses} 5% {x}", r"$\mathrm{E}_{q(z \mid x)} e^{x_{1}}$ {fig:losses} 5% {x}"),
     ],

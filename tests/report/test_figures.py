@@ -139,7 +139,6 @@ def test_every_curve_of_the_published_runs_can_be_drawn(monkeypatch):
         "losses": (figures.cyclegan_losses(run.history, "least_squares"), 4),
         "scores": (figures.scores_by_epoch(run.epochs, scores, ends), 2),
         "gradients": (charts.objective_gradients(outputs, gradients), 1),
-        "weights": (charts.cycle_weights(Run.published("ablations")), 3),
         "translations": (charts.translations(Run.published("ablations"), ["full", "unet_generator"]), 1),
         "linear": (charts.linear_collapse(Run.published("linear-vae")), 1),
         "power": (charts.decoder_power(Run.published("decoder-power")), 3),

@@ -39,12 +39,12 @@ def test_figure_needs_words(displayed, name, caption, alt):
 def test_the_figure_of_a_published_run_is_the_published_one(displayed):
     """Of a run that was only loaded the picture in figures/ is shown, and none is drawn; of others one is."""
     published = Run.published("ablations")
-    show.figure(lambda: pytest.fail("drawn"), "ablation-weights", "Some words.", "Other words", of=published)
-    show.figure(pyplot.figure, "ablation-weights", "Some words.", "Other words", of=SimpleNamespace(is_published=False))
+    show.figure(lambda: pytest.fail("drawn"), "ablation-losses", "Some words.", "Other words", of=published)
+    show.figure(pyplot.figure, "ablation-losses", "Some words.", "Other words", of=SimpleNamespace(is_published=False))
     (picture, note), _, (drawn, _), _ = displayed
-    published_picture = (ROOT / "figures" / "ablation-weights.png").read_bytes()
+    published_picture = (ROOT / "figures" / "ablation-losses.png").read_bytes()
     assert base64.b64decode(picture["image/png"]) == published_picture != base64.b64decode(drawn["image/png"])
-    assert note["hw2lib"]["figure"] == "ablation-weights"
+    assert note["hw2lib"]["figure"] == "ablation-losses"
     with pytest.raises(ReportError, match=r"no-such\.png is missing, which was published with the run"):
         show.figure(pyplot.figure, "no-such", "Some words.", "Other words", of=published)
 

@@ -23,7 +23,7 @@ PUBLISHED = {
     "vqvae": "vqvae-cfb0a446",
     "vqvae-short": "vqvae-short-4edf5966",
     "pixelcnn": "pixelcnn-dab8bf22",
-    "ablations": "ablations-bc245c59",
+    "ablations": "ablations-d12c7a1c",
     "codebook-quantizers": "codebook-quantizers-7dd80956",
     "codebook-starts": "codebook-starts-238098e3",
     "codebook-terms": "codebook-terms-87de1572",

@@ -25,7 +25,7 @@ from hw2lib.vqvae import VQVAE
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = {
-    "ablation": {"losses", "networks", "weights"},
+    "ablation": {"losses", "networks"},
     "collapse": {"linear", "power", "ring", "ring-samples"},
     "cyclegan": {"ab", "ba", "curves", "data", "epochs", "identity", "hidden", "merit-ab", "merit-ba", "scores"},
     "objective": {"gradients"},
