@@ -4,8 +4,11 @@ import ctypes
 import logging
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -93,6 +96,25 @@ def in_processes(number: int, device: str, arguments: list[str]) -> int:
     return 0
 
 
+def run_apart(arguments: list[str]) -> None:
+    """Run `python -m hw2lib` with these arguments in a process of its own, and print what it prints.
+
+    Raises TrainingError with its last line if it fails. Whatever stops this process stops that one, too.
+    """
+    line, streams = "", {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    command = [sys.executable, "-m", "hw2lib", *arguments]
+    with subprocess.Popen(command, text=True, errors="replace", **streams) as training:
+        try:
+            for line in training.stdout:
+                print(line, end="", flush=True)
+        except BaseException:
+            training.terminate()  # it makes a checkpoint, and says so
+            print(training.stdout.read(), end="", flush=True)
+            raise
+    if training.returncode:
+        raise TrainingError(line.strip().removeprefix("TrainingError: ") or f"{' '.join(arguments[:2])} failed")
+
+
 @contextmanager
 def compiled(networks: Iterable[nn.Module]) -> Iterator[None]:
     """In this block the networks are compiled by torch.compile as they are called; after it they are as they were.
@@ -130,6 +152,17 @@ def _computes_bf16(device: str) -> bool:
 def _processor() -> dict:
     """What torch knows of the CPU; older versions do not tell."""
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
+def memory_there(cuda: bool) -> int:
+    """Bytes of the GPU, or of this machine, or of the container's share of it."""
+    if cuda:
+        return torch.cuda.get_device_properties(0).total_memory
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if os.path.exists(path) and (limit := Path(path).read_text().strip()).isdigit():
+            limits.append(int(limit))
+    return min(limits)
 
 
 def keep_freed_memory() -> None:

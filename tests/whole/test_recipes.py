@@ -12,6 +12,7 @@ from hw2lib import ROOT, parameters, recipes
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
 from hw2lib.data import Pictures, random_stream, toy_domains
 from hw2lib.data.pictures import checksum
+from hw2lib.evaluation import codec
 from hw2lib.evaluation.codec import encode_pictures
 from hw2lib.parameters import CycleGANParameters, ParameterError, VQVAEParameters
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
@@ -96,7 +97,7 @@ SETUPS = {CycleGANParameters: recipes.cyclegan_setup, VQVAEParameters: recipes.v
 def test_what_does_not_fit_into_memory_is_said_before_the_pictures(kind, asked, fits, tmp_path, monkeypatch):
     """On a CPU with 8 GB: the paper's sizes fit, larger batches, pools and networks do not."""
     asked = kind(**asked, device="cpu", precision="32", runs=str(tmp_path))
-    monkeypatch.setattr(recipes, "_memory_there", lambda cuda: 8 * 10**9)
+    monkeypatch.setattr(recipes, "memory_there", lambda cuda: 8 * 10**9)
     for loader in ("load", "domains"):
         monkeypatch.setattr(
             recipes, loader, lambda *_: SimpleNamespace(variance=0.1) if fits else pytest.fail("loaded")
@@ -110,7 +111,7 @@ def test_what_does_not_fit_into_memory_is_said_before_the_pictures(kind, asked, 
 
 def test_the_memory_of_a_step_is_counted(monkeypatch):
     """Weights four times, for gradients and Adam, and what a picture takes times the batch, twice on a CPU."""
-    monkeypatch.setattr(recipes, "_memory_there", lambda cuda: 0)
+    monkeypatch.setattr(recipes, "memory_there", lambda cuda: 0)
 
     def gigabytes(batch_size, **wishes):
         config = VQVAEConfig(size=256, hidden_channels=1024, **wishes)
@@ -141,7 +142,7 @@ def test_each_of_several_gpus_holds_a_share(monkeypatch):
 
 def test_this_machine_has_some_memory():
     """Not none, and not that of all machines together, as a container without a limit reports it."""
-    assert 10**8 < recipes._memory_there(cuda=False) < 10**14
+    assert 10**8 < recipes.memory_there(cuda=False) < 10**14
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "cpu", "full"])
@@ -314,7 +315,7 @@ def test_codes_are_encoded_once(model, pictures, run, sets, monkeypatch):
     """They are kept as uint16 beside the network and read from there."""
     with np.load(run.folder / "codes.npz") as kept:
         assert {kept[name].dtype for name in ("train", "mirrored", "test")} == {np.dtype("uint16")}
-    monkeypatch.setattr(recipes, "encode_pictures", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(codec, "encode_pictures", lambda *_: pytest.fail("encoded again"))
     assert torch.equal(recipes.code_sets(model, pictures, run).train, sets.train)
 
 
