@@ -5,7 +5,7 @@ by one. All processes call these functions at the same places. With one process 
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
 
@@ -83,6 +83,21 @@ def first_one_first() -> Iterator[None]:
     yield
     if not rank():
         told()
+
+
+@contextmanager
+def first_one_only(context: AbstractContextManager) -> Iterator[None]:
+    """The first process enters the context; the others wait until it has, and raise the Problem that it met."""
+    with ExitStack() as stack:
+        problem = None
+        if not rank():
+            try:
+                stack.enter_context(context)
+            except Problem as error:
+                problem = error
+        if problem := told(problem):
+            raise problem
+        yield
 
 
 # ---- the whole batch

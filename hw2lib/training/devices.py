@@ -1,4 +1,4 @@
-"""Where things are computed: device, precision and processes."""
+"""Where and when things are computed: device, precision, processes, versions."""
 
 import ctypes
 import logging
@@ -8,13 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from hw2lib import Problem, in_one_line, processes
+from hw2lib import ROOT, Problem, in_one_line, processes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -183,3 +185,28 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {_processor().get('cpu_name', platform.processor())}".strip()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def surroundings() -> dict:
+    """Commit, versions and machine: what a number may depend on beside the config."""
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    except OSError:  # no git on this machine
+        commit, changes = None, None
+    packages = ("torch", "torchvision", "numpy", "lightning-fabric")
+    return {
+        "commit": commit or "unknown",
+        "dirty": bool(changes) if changes is not None else None,
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+    }

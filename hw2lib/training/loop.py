@@ -19,16 +19,17 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from hw2lib import Problem, processes
+from hw2lib import processes
 from hw2lib.training import devices, weights
-from hw2lib.training.devices import TrainingError, device_name, keep_freed_memory, machine, precision_of
+from hw2lib.training.devices import TrainingError, machine, now, precision_of
 from hw2lib.training.progress import Progress, duration
-from hw2lib.training.runs import Run, RunError, now, surroundings
+from hw2lib.training.runs import Run, RunError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -81,7 +82,7 @@ def fit(
             raise TrainingError(f"{run.folder} was not trained: several processes train what the parameters say alone")
         return _loaded(model, run, device, precision)
     fabric = _machine_for(run, device, precision)
-    with _first_process_only(run.begin()), _signals() as caught, ExitStack() as stack:
+    with processes.first_one_only(run.begin()), _signals() as caught, ExitStack() as stack:
         if noted and fabric.is_global_zero:
             run.note(**noted)
         model.setup(fabric, total)
@@ -144,7 +145,7 @@ def _loaded(model, run: Run, device: str, precision: str) -> Run:
 
 def _machine_for(run: Run, device: str, precision: str) -> "Fabric":
     """The machine, in the precision in which the run was begun, if it was. Raises TrainingError if another is asked for."""
-    keep_freed_memory()
+    devices.keep_freed_memory()
     begun_in = run.provenance.get("precision") if run.has_checkpoint else None
     fabric = machine(device, begun_in or precision if precision == "auto" else precision)
     if begun_in and begun_in != precision_of(fabric):
@@ -181,7 +182,7 @@ class _Session:
     def end_epoch(self, epoch: int, scores: dict[str, float], shown: dict[str, str] | None) -> None:
         if self.fabric.is_global_zero:
             self.run.evaluations.append([{"epoch": epoch + 1, "step": self.step, **scores}])
-        values = self.rows.means() | scores
+        values = self.rows.means_of_epoch() | scores
         words = shown or {name: name for name in values}
         numbers = {said: values[name] for name, said in words.items() if name in values}
         self.progress.epoch(epoch + 1, self.epochs, numbers)
@@ -238,8 +239,8 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
     if fabric.is_global_zero:
         for table in (run.steps, run.evaluations):
             table.cut(state["tables"][table.path.name][0] if state else 0)
-        facts = surroundings() | {
-            "device": device_name(fabric.device),
+        facts = devices.surroundings() | {
+            "device": devices.device_name(fabric.device),
             "processes": fabric.world_size,
             "threads": torch.get_num_threads(),
             "precision": precision_of(fabric),
@@ -283,7 +284,7 @@ class _Recorder:
         self.run, self.fabric = run, fabric
         self.every = 1 if fabric.device.type == "cpu" else 50
         self.waiting: list[tuple[int, int, int, dict]] = []
-        self.epoch, self.sums, self.count = -1, None, 0
+        self.of_epoch: list[dict[str, float]] = []
 
     def add(self, epoch: int, step: int, share: int, losses: dict[str, torch.Tensor]) -> None:
         """Losses that are means over this process's `share` of a batch."""
@@ -310,33 +311,16 @@ class _Recorder:
                     f"{bad} is {row[bad]} at step {step + 1} (epoch {epoch + 1}): lower the learning rate, or train in "
                     f"precision 32; the last good checkpoint stays in {self.run.folder / 'checkpoint'}"
                 )
-            if epoch != self.epoch:
-                self.epoch, self.sums, self.count = epoch, dict.fromkeys(names, 0.0), 0
-            self.sums = {name: self.sums[name] + row[name] for name in names}
-            self.count += 1
+            self.of_epoch.append(row)
             rows.append({"epoch": epoch + 1, "step": step + 1, **row})
         if self.fabric.is_global_zero:
             self.run.steps.append(rows)
         self.waiting.clear()
 
-    def means(self) -> dict[str, float]:
-        """The means over the steps of this epoch that this process saw."""
-        return {name: total / self.count for name, total in (self.sums or {}).items()}
-
-
-@contextmanager
-def _first_process_only(context):
-    """Enter the context in the first process; the others wait until it has, and fail with it."""
-    with ExitStack() as stack:
-        problem = None
-        if not processes.rank():
-            try:
-                stack.enter_context(context)
-            except Problem as error:
-                problem = error
-        if problem := processes.told(problem):
-            raise problem
-        yield
+    def means_of_epoch(self) -> dict[str, float]:
+        """The means over the steps since the last call, after the epoch before or the start of this process."""
+        rows, self.of_epoch = self.of_epoch, []
+        return {name: fmean(row[name] for row in rows) for name in rows[0]}
 
 
 @contextmanager

@@ -23,14 +23,10 @@ import hashlib
 import io
 import json
 import os
-import platform
-import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -337,28 +333,3 @@ class PublishedRun(Run):
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def surroundings() -> dict:
-    """Commit, versions and machine: what a number may depend on beside the config."""
-
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    except OSError:  # no git on this machine
-        commit, changes = None, None
-    packages = ("torch", "torchvision", "numpy", "lightning-fabric")
-    return {
-        "commit": commit or "unknown",
-        "dirty": bool(changes) if changes is not None else None,
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in packages},
-        "system": f"{platform.system()} {platform.machine()}",
-    }
