@@ -19,7 +19,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from hw2lib import Problem, processes
@@ -55,15 +55,10 @@ class PixelCNNConfig(BaseModel):
     schedule: Literal["constant", "cosine"] = "cosine"  # cosine: 5 % warm-up, then to 0 at the last step
     seed: int = Field(0, ge=0, lt=2**31)
 
-    @field_validator("kernel")
-    @classmethod
-    def _odd(cls, kernel: int) -> int:
-        if kernel % 2 == 0:
-            raise ValueError("a kernel has a middle: 3, 5, 7, ...")
-        return kernel
-
     @model_validator(mode="after")
-    def _all_named(self):
+    def _fitting(self):
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, to have a middle, not {self.kernel}")
         if self.class_names and len(self.class_names) != self.classes:
             raise ValueError(f"{len(self.class_names)} class_names for {self.classes} classes")
         return self
@@ -73,19 +68,6 @@ def gate(a: Tensor) -> Tensor:
     """tanh(a_f) * sigmoid(a_g) of the two halves of the channels (equation 2): (B, 2 C, H, W) to (B, C, H, W)."""
     features, gates = a.chunk(2, dim=1)
     return torch.tanh(features) * torch.sigmoid(gates)
-
-
-class ChannelDropout(nn.Dropout2d):
-    """Whole channels: a random number for each element would cost as much as a convolution.
-
-    The very numbers of torch's own, drawn for the whole batch of which this process may have a share only.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        kept = x.new_empty(sum(processes.of_all(len(x))), x.shape[1], 1, 1).bernoulli_(1 - self.p)
-        return x * processes.share_of(kept.div_(1 - self.p))
 
 
 class GatedLayer(nn.Module):
@@ -105,7 +87,8 @@ class GatedLayer(nn.Module):
         self.horizontal = nn.Conv2d(inputs, 2 * channels, (1, side + here))
         self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        self.dropout = ChannelDropout(config.dropout)
+        # Whole channels: a random number for each element would cost as much as a convolution.
+        self.dropout = processes.ChannelDropout(config.dropout)
         if config.classes:  # h one-hot: V h is a bias for each class and layer, and here for each stack
             self.class_bias = nn.Embedding(config.classes, 4 * channels)
             nn.init.zeros_(self.class_bias.weight)
@@ -281,14 +264,11 @@ class GatedPixelCNN(nn.Module):
         """Move to fabric's device and make the optimiser and its schedule; call once, before the first step."""
         self.fabric = fabric
         self.to(fabric.device, memory_format=torch.channels_last)
-        kernels = [parameter for parameter in self.parameters() if parameter.ndim == 4]
-        others = [parameter for parameter in self.parameters() if parameter.ndim != 4]
         groups = [
-            {"params": kernels, "weight_decay": self.config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+            {"params": [part for part in self.parameters() if (part.ndim == 4) == kernels], "weight_decay": decay}
+            for kernels, decay in ((True, self.config.weight_decay), (False, 0.0))
         ]
-        options = {"lr": self.config.learning_rate, "betas": (0.9, 0.95)}
-        optimizer = adam(groups, fabric.device, torch.optim.AdamW, **options)
+        optimizer = adam(groups, fabric.device, torch.optim.AdamW, lr=self.config.learning_rate, betas=(0.9, 0.95))
         rate = warmup_cosine(total_steps, total_steps // 20) if self.config.schedule == "cosine" else constant
         self.optimizers, self.schedules = {"network": optimizer}, {"network": with_rate(optimizer, rate)}
 

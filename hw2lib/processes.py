@@ -132,6 +132,16 @@ def rows_of_whole(share: Tensor, rows: Tensor, each: int) -> Tensor:
     return summed(torch.where(mine[:, None], found, 0))
 
 
+class ChannelDropout(nn.Dropout2d):
+    """torch's own, to the very numbers, drawn for the whole batch of which this process may have a share only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = x.new_empty(sum(of_all(len(x))), x.shape[1], 1, 1).bernoulli_(1 - self.p)
+        return x * share_of(kept.div_(1 - self.p))
+
+
 def average_gradients(parameters: Iterable[nn.Parameter], share: int) -> None:
     """Each gradient, of a mean over the `share` items of this process, becomes that of the mean over the whole batch."""
     if count() == 1:
