@@ -115,7 +115,8 @@ def load(dataset: str, size: int = 32, root: str | Path | None = None) -> Pictur
     `root` is where data sets and the cache live, see `root_folder`. Raises DataError if there is no such
     data set, if it cannot be had whole, or if it does not come in that size.
     """
-    _check_size(size)
+    if not isinstance(size, int) or size < SMALLEST_SIDE:
+        raise DataError(f"size {size!r}: give a whole number of pixels, {SMALLEST_SIDE} or more")
     if dataset == "toy":
         return toy_pictures(size)
     if dataset == "cifar10":
@@ -126,11 +127,6 @@ def load(dataset: str, size: int = 32, root: str | Path | None = None) -> Pictur
         known = did_you_mean(dataset, ("toy", "cifar10"))
         raise DataError(f'no pictures called "{dataset}" and no such folder: {known}')
     return folder(dataset, size, root)
-
-
-def _check_size(size: int) -> None:
-    if not isinstance(size, int) or size < SMALLEST_SIDE:
-        raise DataError(f"size {size!r}: give a whole number of pixels, {SMALLEST_SIDE} or more")
 
 
 def checksum(*sets: torch.Tensor) -> str:
@@ -216,13 +212,10 @@ def folder(path: str | Path, size: int, root: str | Path | None = None) -> Pictu
     in the folder `.cache` of the root folder, which can be deleted at any time; they are made anew when a file
     is added, removed or changed. Arrays of more than 256 MiB are mapped from there.
 
-    Raises DataError if the folder is missing, a set has fewer than 3 pictures, a picture cannot be read (the
-    message names it), all training pictures have one colour, or the size is not a whole number of 8 or more.
+    Raises DataError if a set has fewer than 3 pictures, a picture cannot be read (the
+    message names it), or all training pictures have one colour.
     """
-    _check_size(size)
     path = user_path(path, DataError)
-    if not path.is_dir():
-        raise DataError(f"no folder {path}: give the path of a folder of pictures")
     train, test, passed_over = folders.split(path)
     squares = folders.cached_squares(path, train + test, size, root_folder(root) / ".cache")
     found = _pictures(

@@ -47,7 +47,7 @@ def measure_codec(run: Run, model: VQVAE, pictures: Pictures) -> dict[str, dict]
     def reconstruction() -> dict:
         places = (model.config.size // 4) ** 2
         codecs = metrics.simple_codecs(pictures.train, pictures.test)
-        return by_epoch(run)[-1] | {"bits": places * math.log2(num_codes), "codecs": codecs}
+        return last_epoch(run) | {"bits": places * math.log2(num_codes), "codecs": codecs}
 
     def by_picture() -> dict[str, float]:
         errors = squared_error_by_picture(model, pictures.test) / pictures.variance
@@ -126,7 +126,7 @@ def squared_error_by_picture(model: VQVAE, pictures: Tensor, batch_size: int = 5
 
 def comparison(run: Run) -> dict[str, float]:
     """NMSE and perplexity of a run's last 100 training batches, as notebooks print them, and of the test set."""
-    history, last = run.history, by_epoch(run)[-1]
+    history, last = run.history, last_epoch(run)
     return {
         "nmse": float(history["reconstruction"][-100:].mean()),
         "perplexity": float(history["perplexity"][-100:].mean()),
@@ -135,10 +135,9 @@ def comparison(run: Run) -> dict[str, float]:
     }
 
 
-def by_epoch(run: Run) -> list[dict[str, float]]:
-    """The rows of run.epochs, one an epoch."""
-    columns = run.epochs
-    return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+def last_epoch(run: Run) -> dict[str, float]:
+    """The last row of run.epochs."""
+    return {name: float(values[-1]) for name, values in run.epochs.items()}
 
 
 # ---- the codes of all pictures, for a prior

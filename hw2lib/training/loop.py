@@ -239,21 +239,17 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
     if fabric.is_global_zero:
         for table in (run.steps, run.evaluations):
             table.cut(state["tables"][table.path.name][0] if state else 0)
-        facts = devices.surroundings() | {
-            "device": devices.device_name(fabric.device),
-            "processes": fabric.world_size,
-            "threads": torch.get_num_threads(),
-            "precision": precision_of(fabric),
-            "seed": model.config.seed,
-            "data": run.config["data"],
-        }
-        before = run.provenance
-        if before and step:
-            here = {"step": step, "at": now(), "commit": facts["commit"], "processes": facts["processes"]}
-            run.note(resumed=[*before.get("resumed", []), here])
+        run.note_start(
+            {"step": step, "processes": fabric.world_size} if step else None,
+            device=devices.device_name(fabric.device),
+            processes=fabric.world_size,
+            threads=torch.get_num_threads(),
+            precision=precision_of(fabric),
+            seed=model.config.seed,
+            data=run.config["data"],
+        )
+        if step:
             print(f"{run.name}: goes on from step {step}, after {duration(seconds)} of training", flush=True)
-        else:
-            run.note(**facts, started=now())
     return step, seconds
 
 

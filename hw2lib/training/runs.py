@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from hw2lib import HOME, ROOT, Problem, did_you_mean, files, in_one_line, processes
+from hw2lib.training.devices import now, surroundings
 
 CHECKPOINTS_KEPT = 2
 SUMS = "SHA256SUMS"
@@ -234,6 +235,15 @@ class Run:
     def note(self, **facts) -> None:
         """Add to the provenance."""
         self._write("provenance.json", self.provenance | facts)
+
+    def note_start(self, goes_on: dict | None, **facts) -> None:
+        """Add `facts` and surroundings to the provenance; of a run that goes on, that it does: when, and `goes_on`."""
+        facts, before = surroundings() | facts, self.provenance
+        if before and goes_on:
+            here = goes_on | {"at": now(), "commit": facts["commit"]}
+            self.note(resumed=[*before.get("resumed", []), here])
+        else:
+            self.note(**facts, started=now())
 
     def seal(self) -> None:
         """Write SHA256SUMS, when all that the training leaves is there; of the same files where it is written again."""
