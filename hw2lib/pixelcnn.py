@@ -142,8 +142,7 @@ class GatedPixelCNN(nn.Module):
         """Logits (B, K, H, W), float32: those at (r, c) depend on the codes before (r, c) in raster order only."""
         self._check(codes, labels)
         codes, labels = codes.long(), None if labels is None else labels.long()
-        told = self._vertical(codes, labels)
-        return self.head(self._horizontal(codes, told, slice(None))).float()
+        return self.head(self._horizontal(codes, self._vertical(codes, labels), slice(None))).float()
 
     # The sampler calls these two with parts of a map: they are what makes it fast.
 
@@ -170,7 +169,8 @@ class GatedPixelCNN(nn.Module):
     def nll(self, codes: Tensor, labels: Tensor | None = None, batch_size: int = 500) -> Tensor:
         """Negative log-likelihood of each map in nats per code, (B,), float32 on the CPU, without dropout.
 
-        Maps and labels may lie on any device. Their mean is the nats per code of the set, as all maps have equally many; their spread gives its error.
+        Maps and labels may lie on any device. The mean of what is returned is the nats per code of the set, as all maps
+        have equally many; its spread gives the error.
         """
         self._check(codes, labels)
         costs = []

@@ -17,9 +17,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from hw2lib import files, processes
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, translation_losses
 from hw2lib.data import Batches, CodeBatches, CodeSets, Domains, Pairs, Pictures, domains, load
+from hw2lib.evaluation import likelihoods
 from hw2lib.evaluation.codec import code_sets, codebook_checksum, evaluate_vqvae
 from hw2lib.evaluation.judge import Judge
-from hw2lib.evaluation.likelihoods import PriorExaminer
 from hw2lib.evaluation.translations import Examiner
 from hw2lib.parameters import CycleGANParameters, ParameterError, Parameters, VQVAEParameters, make
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
@@ -282,7 +282,7 @@ def train_prior(network: GatedPixelCNN, sets: CodeSets, asked: VQVAEParameters) 
         CodeBatches(sets.train, sets.train_labels, PRIOR_BATCH_SIZE, asked.seed, sets.origin),
         name="pixelcnn",
         epochs=asked.prior_epochs,
-        evaluate=PriorExaminer(network, sets),
+        evaluate=partial(likelihoods.examine, network, sets),
         shown=PRIOR_SHOWN,
         data={"name": "codes", "train": len(sets.train), "test": len(sets.test), **sets.origin},
         start=_start("pixelcnn", asked),

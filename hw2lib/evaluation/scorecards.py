@@ -1,7 +1,7 @@
 """Score cards: every score of a set of pictures stands between two ends, doing nothing and real pictures.
 
-`measure_translations`, `measure_on_training`, `measure_second_judge` and `measure_identity` are the calls of a notebook:
-numbers into the runs' metrics.json, once. Rows and scores are identifiers; titles are the report's.
+What is called `measure_...` is the call of a notebook: numbers into a run's metrics.json, once. Rows and scores are
+identifiers; titles are the report's.
 """
 
 from functools import cache

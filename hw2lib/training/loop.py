@@ -59,11 +59,12 @@ def fit(
     The run's folder depends on name, model.config, batches.description, `data` and the length. A finished run is
     loaded, a half-done one goes on. `evaluate(folder, epoch)` is called in eval mode, without gradients, after each epoch
     (the first is 1); it returns its scores, and may leave files in the run's folder. `shown` names the losses and scores
-    that are printed then, and the words for them; without it all are. With `numbers_only` a finished run is good enough whose network was not
-    kept: `model` then stays untrained, and only the run is of use. `noted` is kept in the provenance, and changes nothing.
+    that are printed then, and the words for them; without it all are. With `numbers_only` a finished run whose network
+    was not kept is good enough: `model` then stays untrained, and only the run is of use. `noted` is kept in the
+    provenance, and changes nothing.
 
-    With `compiled`, `model.networks` are compiled for the steps: other roundings, and faster where kernels are small. `start`,
-    if given, trains this very run in other processes; what they leave is loaded.
+    With `compiled`, `model.networks` are compiled for the steps: other roundings, and faster where kernels are small.
+    `start`, if given, trains this very run in other processes; what they leave is loaded.
 
     Raises TrainingError (a loss that is not finite, another precision than the run began with), RunError (the folder)
     and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
