@@ -35,8 +35,8 @@ def measure_translations(run: Run, model: CycleGAN, domains: Domains, judge: Jud
     fakes = cache(lambda to: _translations(model, domains, to))
 
     def cycle_errors() -> dict[str, dict[str, float]]:
-        back_and_forth = ((kind, fakes("a")[kind], fakes("b")[kind]) for kind in kinds(model))
-        return {kind: cycle_error(model, domains, kind == "average", a, b) for kind, a, b in back_and_forth}
+        a, b = fakes("a"), fakes("b")
+        return {kind: cycle_error(model, domains, kind == "average", a[kind], b[kind]) for kind in kinds(model)}
 
     def merit() -> dict[str, list[int]]:
         judged = kinds(model)[-1]

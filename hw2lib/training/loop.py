@@ -169,12 +169,12 @@ class _Session:
 
     def record(self, epoch: int, batch, losses: dict[str, torch.Tensor]) -> None:
         share = len(batch[0] if isinstance(batch, tuple) else batch)
-        self.rows.add(epoch, self.step, share, losses)
+        self.rows.waiting.append((epoch, self.step, share, losses))
         self.step += 1
         self.progress.step()
 
     def between_steps(self) -> None:
-        if self.rows.full():
+        if len(self.rows.waiting) >= self.rows.every:
             self.rows.flush()  # stops here at the first loss that is not finite
             self.stop_if_asked()
             if time.monotonic() - self.saved > 60 * self.minutes:
@@ -216,11 +216,9 @@ class _Session:
 
 
 def _state(model) -> dict:
-    return {
-        "model": model.state_dict(),
-        "optimizers": {key: optimizer.state_dict() for key, optimizer in model.optimizers.items()},
-        "schedules": {key: schedule.state_dict() for key, schedule in model.schedules.items()},
-    }
+    kinds = {"optimizers": model.optimizers, "schedules": model.schedules}
+    states = {kind: {key: part.state_dict() for key, part in parts.items()} for kind, parts in kinds.items()}
+    return {"model": model.state_dict()} | states
 
 
 def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
@@ -228,10 +226,9 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
 
     def restore(state: dict) -> None:
         model.load_state_dict(state["model"])
-        for key, optimizer in model.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][key])
-        for key, schedule in model.schedules.items():
-            schedule.load_state_dict(state["schedules"][key])
+        for kind in ("optimizers", "schedules"):
+            for key, part in getattr(model, kind).items():
+                part.load_state_dict(state[kind][key])
 
     state = run.load_checkpoint(restore)
     step, seconds = (state["step"], state["seconds"]) if state else (0, 0.0)
@@ -280,15 +277,9 @@ class _Recorder:
     def __init__(self, run: Run, fabric: "Fabric"):
         self.run, self.fabric = run, fabric
         self.every = 1 if fabric.device.type == "cpu" else 50
-        self.waiting: list[tuple[int, int, int, dict]] = []
+        # Epoch, step, this process's share of the batch in pictures, and the losses, which are means over that share.
+        self.waiting: list[tuple[int, int, int, dict[str, torch.Tensor]]] = []
         self.of_epoch: list[dict[str, float]] = []
-
-    def add(self, epoch: int, step: int, share: int, losses: dict[str, torch.Tensor]) -> None:
-        """Losses that are means over this process's `share` of a batch."""
-        self.waiting.append((epoch, step, share, losses))
-
-    def full(self) -> bool:
-        return len(self.waiting) >= self.every
 
     def flush(self) -> None:
         """Write the waiting rows. Raises TrainingError at the first number that is not finite."""
