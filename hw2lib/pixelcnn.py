@@ -13,7 +13,6 @@ codes at first), each place of the map has a learnt vector, and whole channels a
 """
 
 import math
-from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Literal
 
@@ -193,15 +192,12 @@ class GatedPixelCNN(nn.Module):
         seed: int = 0,
         given: Tensor | None = None,
         known: Tensor | None = None,
-        watch: Callable[[Tensor, int, int], None] | None = None,
     ) -> Tensor:
         """n code maps, int64 (n, H, W), drawn code by code in raster order; the same seed gives the same maps.
 
         Logits are divided by `temperature`, 1e-6 to 1e6; `top_k` leaves only the most likely codes, 0 leaves all.
-        With `given` (n, H, W) and `known` (H, W) or (n, H, W), bool, known codes stay as given and the others are
-        drawn, each under the codes before it, known or drawn: a known code says nothing about those before it.
-        `watch(codes, row, column)` is called whenever (row, column) is full, with the maps so far: they go on
-        changing, so clone what is to stay. Codes neither known nor drawn yet are 0.
+        With `given` (n, H, W) and `known` (H, W), bool, known codes stay as given and the others are drawn, each under
+        the codes before it, known or drawn: a known code says nothing about those before it.
 
         Each row of the vertical stack is computed once, and of the horizontal one the present row alone, by the very
         layers that `forward` calls. Its logits are those of `forward` but for rounding, about 1e-5 of their spread:
@@ -213,26 +209,21 @@ class GatedPixelCNN(nn.Module):
         luck = torch.rand(canvas.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         with self._evaluating():
             for row in range(self.config.height):
-                wanted = (~known[:, row]).any(0).tolist()  # columns where a map lacks its code
-                if any(wanted):
+                wanted = (~known[row]).nonzero().flatten().tolist()  # columns
+                if wanted:
                     told = self._vertical(canvas[:, : row + 1], labels)
-                for column in range(self.config.width):
-                    here = (slice(None), row, column)
-                    if wanted[column]:
-                        h = self._horizontal(
-                            canvas[:, row : row + 1, : column + 1],
-                            [words[:, :, row:, : column + 1] for words in told],
-                            slice(row, row + 1),
-                        )
-                        logits = self.head(h[..., -1:])[:, :, 0, 0]  # (n, K)
-                        drawn = draw(logits, luck[here], temperature, top_k)
-                        canvas[here] = torch.where(known[here], canvas[here], drawn)
-                    if watch is not None:
-                        watch(canvas, row, column)
+                for column in wanted:
+                    h = self._horizontal(
+                        canvas[:, row : row + 1, : column + 1],
+                        [words[:, :, row:, : column + 1] for words in told],
+                        slice(row, row + 1),
+                    )
+                    logits = self.head(h[..., -1:])[:, :, 0, 0]  # (n, K)
+                    canvas[:, row, column] = draw(logits, luck[:, row, column], temperature, top_k)
         return canvas
 
     def _canvas(self, n, labels, temperature, top_k, given, known) -> tuple[Tensor, Tensor]:
-        """The maps to begin with, 0 where nothing is known, and what is known, both (n, H, W)."""
+        """The maps to begin with, (n, H, W), 0 where nothing is known, and what is known, (H, W) on the CPU."""
         num_codes, shape = self.config.num_codes, (n, self.config.height, self.config.width)
         if not 1e-6 <= temperature <= 1e6:
             raise CodesError(f"temperature {temperature}: give 1e-6 to 1e6 (top_k=1 takes the likeliest code)")
@@ -243,15 +234,14 @@ class GatedPixelCNN(nn.Module):
         canvas = torch.zeros(shape, dtype=torch.long, device=self.place.device)
         if given is None:
             self._check(canvas, labels)
-            return canvas, torch.zeros_like(canvas, dtype=torch.bool)
-        if known.dtype != torch.bool or known.shape not in (shape, shape[1:]):
-            raise CodesError(f"known must be bool {shape} or {shape[1:]}, not {_kind(known)}")
+            return canvas, torch.zeros(shape[1:], dtype=torch.bool)
+        if known.dtype != torch.bool or known.shape != shape[1:]:
+            raise CodesError(f"known must be bool {shape[1:]}, not {_kind(known)}")
         if tuple(given.shape) != shape:
             raise CodesError(f"given must be codes {shape}, not {_kind(given)}")
-        known = known.to(canvas.device).expand(shape)
-        canvas = torch.where(known, given.to(canvas.device).long(), canvas)
+        canvas = torch.where(known.to(canvas.device), given.to(canvas.device).long(), canvas)
         self._check(canvas, labels)
-        return canvas, known
+        return canvas, known.cpu()
 
     # ---- training
 

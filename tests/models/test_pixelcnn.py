@@ -179,17 +179,14 @@ def test_logits_of_the_sampler_are_those_of_a_whole_pass(monkeypatch, kernel):
     assert error < 1e-5 * whole.std()
 
 
-@pytest.mark.parametrize("mask", ["upper half", "scattered", "of each map"])
+@pytest.mark.parametrize("mask", ["upper half", "scattered"])
 def test_known_codes_stay(mask):
-    """Known codes are kept and the rest is what the plain loop fills in, for a mask of all maps or one of each."""
+    """Known codes are kept and the rest is what the plain loop fills in."""
     model = opinionated(classes=3)
     given, labels = random_codes(6, model, seed=9), labels_for(6, model)
-    known = torch.rand(6, 4, 5, generator=torch.Generator().manual_seed(2)) < 0.5
+    known = torch.rand(4, 5, generator=torch.Generator().manual_seed(2)) < 0.5
     if mask == "upper half":
-        known = torch.zeros(4, 5, dtype=torch.bool)
-        known[:2] = True
-    elif mask == "scattered":
-        known = known[0]
+        known = torch.arange(20).view(4, 5) < 10
     maps = model.sample(6, labels, given=given, known=known)
     assert torch.equal(maps[known.expand(6, 4, 5)], given[known.expand(6, 4, 5)])
     assert torch.equal(maps, plain_sample(model, 6, labels, given=given, known=known)[0])
@@ -210,16 +207,6 @@ def test_known_codes_influence_later_places_only():
     assert not torch.equal(maps[:, 12:], free[:, 12:])
     garbage = torch.where(known, given, 10**6)
     assert torch.equal(model.sample(16, given=garbage, known=known).flatten(1), maps)
-
-
-def test_the_watcher_sees_the_map_fill():
-    """It is called for every place in raster order; what is to come is still 0, what is past is final."""
-    model, seen = opinionated(), []
-    maps = model.sample(3, watch=lambda codes, row, column: seen.append((codes.clone(), row, column)))
-    assert [place[1:] for place in seen] == [(row, column) for row in range(4) for column in range(5)]
-    for count, (canvas, _, _) in enumerate(seen, 1):
-        assert torch.equal(canvas.flatten(1)[:, :count], maps.flatten(1)[:, :count])
-        assert not canvas.flatten(1)[:, count:].any()
 
 
 def test_cold_samples_are_the_likeliest_codes():
@@ -355,7 +342,7 @@ CODES, KNOWN, LABEL = torch.zeros(1, 4, 5).int(), torch.ones(4, 5).bool(), torch
         (lambda m: m.sample(1, given=CODES), "given and known belong together"),
         (
             lambda m: m.sample(1, given=CODES, known=KNOWN.float()),
-            r"bool \(1, 4, 5\) or \(4, 5\), not float32 \(4, 5\)",
+            r"bool \(4, 5\), not float32 \(4, 5\)",
         ),
         (lambda m: m.sample(2, given=CODES, known=KNOWN), r"given must be codes \(2, 4, 5\), not int32 \(1, 4, 5\)"),
         (lambda m: m.sample(1, given=CODES + 30, known=KNOWN), "codes must lie in 0 to 10, not 30 to 30"),
