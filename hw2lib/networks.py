@@ -154,7 +154,14 @@ class PatchDiscriminator(nn.Sequential):
     """
 
     def __init__(self, base_channels: int = 64):
-        super().__init__(*_halving(base_channels, 3), *_patch_outputs(4 * base_channels, 8 * base_channels))
+        k = base_channels
+        super().__init__(
+            *_halving(k, 3),  # (B, 4k, H / 8, W / 8)
+            nn.Conv2d(4 * k, 8 * k, 4, padding=1),
+            InstanceNorm(),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(8 * k, 1, 4, padding=1),
+        )
         initialise(self)
 
 
@@ -182,11 +189,3 @@ def _halving(base_channels: int, times: int) -> Iterator[nn.Module]:
         if level > 0:
             yield InstanceNorm()
         yield nn.LeakyReLU(0.2, inplace=True)
-
-
-def _patch_outputs(inputs: int, outputs: int) -> Iterator[nn.Module]:
-    """The two last convolutions of a patch discriminator, of stride 1."""
-    yield nn.Conv2d(inputs, outputs, 4, padding=1)
-    yield InstanceNorm()
-    yield nn.LeakyReLU(0.2, inplace=True)
-    yield nn.Conv2d(outputs, 1, 4, padding=1)

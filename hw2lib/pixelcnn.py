@@ -13,13 +13,12 @@ codes at first), each place of the map has a learnt vector, and whole channels a
 """
 
 import math
-from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from hw2lib import Problem, processes
@@ -55,15 +54,10 @@ class PixelCNNConfig(BaseModel):
     schedule: Literal["constant", "cosine"] = "cosine"  # cosine: 5 % warm-up, then to 0 at the last step
     seed: int = Field(0, ge=0, lt=2**31)
 
-    @field_validator("kernel")
-    @classmethod
-    def _odd(cls, kernel: int) -> int:
-        if kernel % 2 == 0:
-            raise ValueError("a kernel has a middle: 3, 5, 7, ...")
-        return kernel
-
     @model_validator(mode="after")
-    def _all_named(self):
+    def _fitting(self):
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, to have a middle, not {self.kernel}")
         if self.class_names and len(self.class_names) != self.classes:
             raise ValueError(f"{len(self.class_names)} class_names for {self.classes} classes")
         return self
@@ -73,19 +67,6 @@ def gate(a: Tensor) -> Tensor:
     """tanh(a_f) * sigmoid(a_g) of the two halves of the channels (equation 2): (B, 2 C, H, W) to (B, C, H, W)."""
     features, gates = a.chunk(2, dim=1)
     return torch.tanh(features) * torch.sigmoid(gates)
-
-
-class ChannelDropout(nn.Dropout2d):
-    """Whole channels: a random number for each element would cost as much as a convolution.
-
-    The very numbers of torch's own, drawn for the whole batch of which this process may have a share only.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        kept = x.new_empty(sum(processes.of_all(len(x))), x.shape[1], 1, 1).bernoulli_(1 - self.p)
-        return x * processes.share_of(kept.div_(1 - self.p))
 
 
 class GatedLayer(nn.Module):
@@ -105,7 +86,8 @@ class GatedLayer(nn.Module):
         self.horizontal = nn.Conv2d(inputs, 2 * channels, (1, side + here))
         self.across = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        self.dropout = ChannelDropout(config.dropout)
+        # Whole channels: a random number for each element would cost as much as a convolution.
+        self.dropout = processes.ChannelDropout(config.dropout)
         if config.classes:  # h one-hot: V h is a bias for each class and layer, and here for each stack
             self.class_bias = nn.Embedding(config.classes, 4 * channels)
             nn.init.zeros_(self.class_bias.weight)
@@ -159,8 +141,7 @@ class GatedPixelCNN(nn.Module):
         """Logits (B, K, H, W), float32: those at (r, c) depend on the codes before (r, c) in raster order only."""
         self._check(codes, labels)
         codes, labels = codes.long(), None if labels is None else labels.long()
-        told = self._vertical(codes, labels)
-        return self.head(self._horizontal(codes, told, slice(None))).float()
+        return self.head(self._horizontal(codes, self._vertical(codes, labels), slice(None))).float()
 
     # The sampler calls these two with parts of a map: they are what makes it fast.
 
@@ -187,7 +168,8 @@ class GatedPixelCNN(nn.Module):
     def nll(self, codes: Tensor, labels: Tensor | None = None, batch_size: int = 500) -> Tensor:
         """Negative log-likelihood of each map in nats per code, (B,), float32 on the CPU, without dropout.
 
-        Maps and labels may lie on any device. Their mean is the nats per code of the set, as all maps have equally many; their spread gives its error.
+        Maps and labels may lie on any device. The mean of what is returned is the nats per code of the set, as all maps
+        have equally many; its spread gives the error.
         """
         self._check(codes, labels)
         costs = []
@@ -210,15 +192,12 @@ class GatedPixelCNN(nn.Module):
         seed: int = 0,
         given: Tensor | None = None,
         known: Tensor | None = None,
-        watch: Callable[[Tensor, int, int], None] | None = None,
     ) -> Tensor:
         """n code maps, int64 (n, H, W), drawn code by code in raster order; the same seed gives the same maps.
 
         Logits are divided by `temperature`, 1e-6 to 1e6; `top_k` leaves only the most likely codes, 0 leaves all.
-        With `given` (n, H, W) and `known` (H, W) or (n, H, W), bool, known codes stay as given and the others are
-        drawn, each under the codes before it, known or drawn: a known code says nothing about those before it.
-        `watch(codes, row, column)` is called whenever (row, column) is full, with the maps so far: they go on
-        changing, so clone what is to stay. Codes neither known nor drawn yet are 0.
+        With `given` (n, H, W) and `known` (H, W), bool, known codes stay as given and the others are drawn, each under
+        the codes before it, known or drawn: a known code says nothing about those before it.
 
         Each row of the vertical stack is computed once, and of the horizontal one the present row alone, by the very
         layers that `forward` calls. Its logits are those of `forward` but for rounding, about 1e-5 of their spread:
@@ -230,26 +209,21 @@ class GatedPixelCNN(nn.Module):
         luck = torch.rand(canvas.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         with self._evaluating():
             for row in range(self.config.height):
-                wanted = (~known[:, row]).any(0).tolist()  # columns where a map lacks its code
-                if any(wanted):
+                wanted = (~known[row]).nonzero().flatten().tolist()  # columns
+                if wanted:
                     told = self._vertical(canvas[:, : row + 1], labels)
-                for column in range(self.config.width):
-                    here = (slice(None), row, column)
-                    if wanted[column]:
-                        h = self._horizontal(
-                            canvas[:, row : row + 1, : column + 1],
-                            [words[:, :, row:, : column + 1] for words in told],
-                            slice(row, row + 1),
-                        )
-                        logits = self.head(h[..., -1:])[:, :, 0, 0]  # (n, K)
-                        drawn = draw(logits, luck[here], temperature, top_k)
-                        canvas[here] = torch.where(known[here], canvas[here], drawn)
-                    if watch is not None:
-                        watch(canvas, row, column)
+                for column in wanted:
+                    h = self._horizontal(
+                        canvas[:, row : row + 1, : column + 1],
+                        [words[:, :, row:, : column + 1] for words in told],
+                        slice(row, row + 1),
+                    )
+                    logits = self.head(h[..., -1:])[:, :, 0, 0]  # (n, K)
+                    canvas[:, row, column] = draw(logits, luck[:, row, column], temperature, top_k)
         return canvas
 
     def _canvas(self, n, labels, temperature, top_k, given, known) -> tuple[Tensor, Tensor]:
-        """The maps to begin with, 0 where nothing is known, and what is known, both (n, H, W)."""
+        """The maps to begin with, (n, H, W), 0 where nothing is known, and what is known, (H, W) on the CPU."""
         num_codes, shape = self.config.num_codes, (n, self.config.height, self.config.width)
         if not 1e-6 <= temperature <= 1e6:
             raise CodesError(f"temperature {temperature}: give 1e-6 to 1e6 (top_k=1 takes the likeliest code)")
@@ -260,15 +234,14 @@ class GatedPixelCNN(nn.Module):
         canvas = torch.zeros(shape, dtype=torch.long, device=self.place.device)
         if given is None:
             self._check(canvas, labels)
-            return canvas, torch.zeros_like(canvas, dtype=torch.bool)
-        if known.dtype != torch.bool or known.shape not in (shape, shape[1:]):
-            raise CodesError(f"known must be bool {shape} or {shape[1:]}, not {_kind(known)}")
+            return canvas, torch.zeros(shape[1:], dtype=torch.bool)
+        if known.dtype != torch.bool or known.shape != shape[1:]:
+            raise CodesError(f"known must be bool {shape[1:]}, not {_kind(known)}")
         if tuple(given.shape) != shape:
             raise CodesError(f"given must be codes {shape}, not {_kind(given)}")
-        known = known.to(canvas.device).expand(shape)
-        canvas = torch.where(known, given.to(canvas.device).long(), canvas)
+        canvas = torch.where(known.to(canvas.device), given.to(canvas.device).long(), canvas)
         self._check(canvas, labels)
-        return canvas, known
+        return canvas, known.cpu()
 
     # ---- training
 
@@ -281,14 +254,11 @@ class GatedPixelCNN(nn.Module):
         """Move to fabric's device and make the optimiser and its schedule; call once, before the first step."""
         self.fabric = fabric
         self.to(fabric.device, memory_format=torch.channels_last)
-        kernels = [parameter for parameter in self.parameters() if parameter.ndim == 4]
-        others = [parameter for parameter in self.parameters() if parameter.ndim != 4]
         groups = [
-            {"params": kernels, "weight_decay": self.config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+            {"params": [part for part in self.parameters() if (part.ndim == 4) == kernels], "weight_decay": decay}
+            for kernels, decay in ((True, self.config.weight_decay), (False, 0.0))
         ]
-        options = {"lr": self.config.learning_rate, "betas": (0.9, 0.95)}
-        optimizer = adam(groups, fabric.device, torch.optim.AdamW, **options)
+        optimizer = adam(groups, fabric.device, torch.optim.AdamW, lr=self.config.learning_rate, betas=(0.9, 0.95))
         rate = warmup_cosine(total_steps, total_steps // 20) if self.config.schedule == "cosine" else constant
         self.optimizers, self.schedules = {"network": optimizer}, {"network": with_rate(optimizer, rate)}
 

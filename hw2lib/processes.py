@@ -5,7 +5,7 @@ by one. All processes call these functions at the same places. With one process 
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
 
@@ -85,6 +85,21 @@ def first_one_first() -> Iterator[None]:
         told()
 
 
+@contextmanager
+def first_one_only(context: AbstractContextManager) -> Iterator[None]:
+    """The first process enters the context; the others wait until it has, and raise the Problem that it met."""
+    with ExitStack() as stack:
+        problem = None
+        if not rank():
+            try:
+                stack.enter_context(context)
+            except Problem as error:
+                problem = error
+        if problem := told(problem):
+            raise problem
+        yield
+
+
 # ---- the whole batch
 
 
@@ -115,6 +130,16 @@ def rows_of_whole(share: Tensor, rows: Tensor, each: int) -> Tensor:
     # Nothing but what is asked for travels.
     found = share[torch.where(mine, item // count() * each + inside, 0)]
     return summed(torch.where(mine[:, None], found, 0))
+
+
+class ChannelDropout(nn.Dropout2d):
+    """torch's own, to the very numbers, drawn for the whole batch of which this process may have a share only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = x.new_empty(sum(of_all(len(x))), x.shape[1], 1, 1).bernoulli_(1 - self.p)
+        return x * share_of(kept.div_(1 - self.p))
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], share: int) -> None:

@@ -36,16 +36,16 @@ def as_vectors(z_e: Tensor) -> Tensor:
 class _Quantizer(nn.Module):
     """What both codebooks share: the nearest code, the loss terms, usage counts, start and restart of codes.
 
-    `restart_below` is a share of the mean use N / K: a code whose moving-average count falls below it is dead and is
-    moved onto an encoder output of the current batch. 0 switches restarts off.
+    `restart_below`, which may be set before any step, is a share of the mean use N / K: a code whose moving-average
+    count falls below it is dead and is moved onto an encoder output of the current batch. 0 switches restarts off.
 
     Of several processes each quantizes its share; in training, uses, sums and restarts are those of the whole batch.
     """
 
-    def __init__(self, num_codes: int, code_dim: int, commitment: float, decay: float, restart_below: float):
+    def __init__(self, num_codes: int, code_dim: int, commitment: float, decay: float):
         super().__init__()
         self.num_codes, self.code_dim, self.commitment = num_codes, code_dim, commitment
-        self.decay, self.restart_below = decay, restart_below
+        self.decay, self.restart_below = decay, 0.0
         # Buffers, not parameters: the optimiser must not see them, checkpoints must.
         self.register_buffer("counts", torch.ones(num_codes))  # moving average of each code's uses a batch
 
@@ -129,8 +129,8 @@ class VectorQuantizer(_Quantizer):
     torch.Size([2, 8, 8])
     """
 
-    def __init__(self, num_codes: int, code_dim: int, commitment: float, restart_below: float = 0.0):
-        super().__init__(num_codes, code_dim, commitment, decay=0.99, restart_below=restart_below)
+    def __init__(self, num_codes: int, code_dim: int, commitment: float):
+        super().__init__(num_codes, code_dim, commitment, decay=0.99)
         self.codebook = nn.Parameter(torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes))
 
     def codebook_loss(self, vectors: Tensor, quantized: Tensor) -> Tensor:
@@ -147,15 +147,8 @@ class EMAVectorQuantizer(_Quantizer):
     is; the averages that fresh noise or zero counts would start with send unused codes to infinity and then to 0.
     """
 
-    def __init__(
-        self,
-        num_codes: int,
-        code_dim: int,
-        commitment: float,
-        decay: float = 0.99,
-        restart_below: float = 0.0,
-    ):
-        super().__init__(num_codes, code_dim, commitment, decay, restart_below)
+    def __init__(self, num_codes: int, code_dim: int, commitment: float, decay: float = 0.99):
+        super().__init__(num_codes, code_dim, commitment, decay)
         self.register_buffer("codebook", torch.randn(num_codes, code_dim))
         self.register_buffer("sums", self.codebook.clone())  # moving average of the sum of each code's vectors
 

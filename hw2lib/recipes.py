@@ -4,31 +4,27 @@ Here models, data, training and evaluation are joined. Where `asked.experiments`
 written answers (the other CycleGANs and VQ-VAEs, the prior) are loaded from results/ and weights/, not trained.
 """
 
-import io
 import os
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from hw2lib import files, processes
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, translation_losses
-from hw2lib.data import Batches, CodeBatches, CodeSets, Domains, Pairs, Pictures, domains, load, random_stream
-from hw2lib.data.pictures import checksum
-from hw2lib.evaluation.codec import encode_pictures, evaluate_vqvae
+from hw2lib.data import Batches, CodeBatches, CodeSets, Domains, Pairs, Pictures, domains, load
+from hw2lib.evaluation import likelihoods
+from hw2lib.evaluation.codec import code_sets, codebook_checksum, evaluate_vqvae
 from hw2lib.evaluation.judge import Judge
-from hw2lib.evaluation.likelihoods import PriorExaminer
 from hw2lib.evaluation.translations import Examiner
 from hw2lib.parameters import CycleGANParameters, ParameterError, Parameters, VQVAEParameters, make
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
-from hw2lib.training import Run, TrainingError, fit, machine, require_devices, runs_folder, weights, write_whole
+from hw2lib.training import Run, fit, machine, require_devices, runs_folder, weights
+from hw2lib.training.devices import memory_there, run_apart
 from hw2lib.vqvae import VQVAE, VQVAEConfig
 
 # With a rate of 6e-3 better, at equal work, than 128 with 4e-3 or 8e-3 (700 short updates, held-out maps).
@@ -57,24 +53,8 @@ def _start(name: str, asked: Parameters) -> Callable[[], None] | None:
     """What trains the run of this name in `asked.devices` processes, if there are to be several and this is none of them."""
     if asked.devices == 1 or processes.launched():
         return None
-
-    def start() -> None:
-        changes = [word for name, value in asked.model_dump().items() for word in ("-p", f"{name}={value}")]
-        command = [sys.executable, "-m", "hw2lib", "train", name, *changes]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        line = ""
-        with subprocess.Popen(command, text=True, errors="replace", **streams) as training:
-            try:
-                for line in training.stdout:
-                    print(line, end="", flush=True)
-            except BaseException:
-                training.terminate()  # it makes a checkpoint, and says so
-                print(training.stdout.read(), end="", flush=True)
-                raise
-        if training.returncode:
-            raise TrainingError(line.strip().removeprefix("TrainingError: ") or f"{name} was not trained")
-
-    return start
+    changes = [word for field, value in asked.model_dump().items() for word in ("-p", f"{field}={value}")]
+    return partial(run_apart, ["train", name, *changes])
 
 
 # ---- what is known before any work
@@ -96,8 +76,7 @@ def require_memory(kind: type, config, batch_size: int, asked: Parameters, cure:
     with torch.device("meta"), saved_tensors_hooks(keep, lambda tensor: tensor):
         model = kind(config)
         if isinstance(model, GatedPixelCNN):
-            codes = torch.zeros(1, config.height, config.width, dtype=torch.long)
-            result = model.head(model._horizontal(codes, model._vertical(codes, None), slice(None)))
+            result = model(torch.zeros(1, config.height, config.width, dtype=torch.long))
         else:
             x = torch.zeros(1, 3, config.size, config.size)
             result = (
@@ -114,7 +93,7 @@ def require_memory(kind: type, config, batch_size: int, asked: Parameters, cure:
     batch_size /= max(asked.devices, int(os.environ.get("WORLD_SIZE", 1))) if cuda else 1  # a GPU's share
     activations = sum(kept.values()) * batch_size / (1 if asked.precision == "32" else 2) * (1 if cuda else 2)
     pools = 2 * getattr(config, "pool_size", 0) * 12 * getattr(config, "size", 0) ** 2
-    needed, there = weights + activations + pools, _memory_there(cuda)
+    needed, there = weights + activations + pools, memory_there(cuda)
     if needed > there:
         raise ParameterError(
             f"a training step of {kind.__name__} takes about {needed / 1e9:,.1f} GB of memory, and here are "
@@ -127,17 +106,6 @@ def _require_runs(asked: Parameters) -> None:
     folder = runs_folder(asked.runs)
     if not folder.is_dir():
         files.require_writable(folder / "run")
-
-
-def _memory_there(cuda: bool) -> int:
-    """Bytes of the GPU, or of this machine, or of the container's share of it."""
-    if cuda:
-        return torch.cuda.get_device_properties(0).total_memory
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if os.path.exists(path) and (limit := Path(path).read_text().strip()).isdigit():
-            limits.append(int(limit))
-    return min(limits)
 
 
 # ---- CycleGAN
@@ -314,7 +282,7 @@ def train_prior(network: GatedPixelCNN, sets: CodeSets, asked: VQVAEParameters) 
         CodeBatches(sets.train, sets.train_labels, PRIOR_BATCH_SIZE, asked.seed, sets.origin),
         name="pixelcnn",
         epochs=asked.prior_epochs,
-        evaluate=PriorExaminer(network, sets),
+        evaluate=partial(likelihoods.examine, network, sets),
         shown=PRIOR_SHOWN,
         data={"name": "codes", "train": len(sets.train), "test": len(sets.test), **sets.origin},
         start=_start("pixelcnn", asked),
@@ -341,55 +309,6 @@ def _maps(codec: VQVAEConfig, asked: VQVAEParameters) -> dict[str, int]:
     side = codec.size // 4
     sizes = {"num_codes": codec.num_codes, "channels": asked.prior_channels, "layers": max(10, side - 1)}
     return {"height": side, "width": side, **sizes}
-
-
-def code_sets(codec: VQVAE, pictures: Pictures, run: Run) -> CodeSets:
-    """The codes of all pictures by the network of `run`; encoded once, and kept in its folder as uint16."""
-    origin = {"pictures": pictures.checksum, "codebook": codebook_checksum(codec)}
-    path = run.folder / "codes.npz"
-    with processes.first_one_first():
-        kept = _read(path, origin)
-        if kept is None:
-            shown = {
-                "train": (pictures.train, False),
-                "mirrored": (pictures.train, True),
-                "test": (pictures.test, False),
-            }
-            kept = {name: encode_pictures(codec, *part).numpy().astype(np.uint16) for name, part in shown.items()}
-            content = io.BytesIO()
-            np.savez(content, origin=list(origin.values()), **kept)
-            write_whole(path, content.getvalue())
-    train, mirrored, test = (torch.from_numpy(kept[name].astype(np.int32)) for name in ("train", "mirrored", "test"))
-    order = torch.randperm(len(train), generator=random_stream(0))
-    held, others = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
-    labels = pictures.train_labels
-    return CodeSets(
-        train=torch.cat([train[others], mirrored[others]]),
-        held_out=train[held],
-        test=test,
-        in_order=train,
-        train_labels=None if labels is None else torch.cat([labels[others]] * 2),
-        held_out_labels=None if labels is None else labels[held],
-        test_labels=pictures.test_labels,
-        origin=origin,
-    )
-
-
-def _read(path: Path, origin: dict[str, str]) -> dict[str, np.ndarray] | None:
-    """The kept codes, or None where there are none or they are of another network or other pictures."""
-    if not path.exists():
-        return None
-    try:
-        with np.load(path) as kept:
-            return dict(kept) if list(kept["origin"]) == list(origin.values()) else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        print(f"{path} cannot be read: the pictures are encoded anew", flush=True)
-        return None
-
-
-def codebook_checksum(codec: VQVAE) -> str:
-    """16 hex digits that tell one codebook from another."""
-    return checksum(codec.quantizer.codebook.detach().cpu())
 
 
 def require_match(network: GatedPixelCNN, codec: VQVAE) -> None:

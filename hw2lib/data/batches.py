@@ -93,14 +93,14 @@ class Batches(Dealer):
 
     arrays = ("pictures",)
 
-    def __init__(self, pictures: Tensor, batch_size: int, seed: int, flip: bool = True):
-        """`pictures` is uint8 (N, 3, H, W), DataError if N < 2; `flip` mirrors about half of them."""
+    def __init__(self, pictures: Tensor, batch_size: int, seed: int):
+        """`pictures` is uint8 (N, 3, H, W), DataError if N < 2."""
         super().__init__(batch_size, seed)
-        self.pictures, self.flip, self.visits = pictures, flip, _enough(pictures, "training pictures")
+        self.pictures, self.visits = pictures, _enough(pictures, "training pictures")
 
     @property
     def description(self) -> dict:
-        return {"pictures": self.visits, "batch_size": self.batch_size, "seed": self.seed, "flip": self.flip}
+        return {"pictures": self.visits, "batch_size": self.batch_size, "seed": self.seed, "flip": True}
 
     def _order(self, stream: torch.Generator) -> Tensor:
         return torch.randperm(self.visits, generator=stream)
@@ -114,10 +114,8 @@ class Batches(Dealer):
         # index_select and index_copy_ are several times as fast as [] and where on bytes.
         shown = shown.to(self.pictures.device, non_blocking=True)  # as in `_cut`
         batch = self.pictures.index_select(0, shown).to(device, non_blocking=True)  # (B, 3, H, W)
-        if self.flip:
-            rows = mirrored.nonzero().flatten().to(device, non_blocking=True)
-            batch.index_copy_(0, rows, batch.index_select(0, rows).flip(-1))
-        return batch
+        rows = mirrored.nonzero().flatten().to(device, non_blocking=True)
+        return batch.index_copy_(0, rows, batch.index_select(0, rows).flip(-1))
 
 
 class Pairs(Dealer):

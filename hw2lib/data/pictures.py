@@ -115,7 +115,8 @@ def load(dataset: str, size: int = 32, root: str | Path | None = None) -> Pictur
     `root` is where data sets and the cache live, see `root_folder`. Raises DataError if there is no such
     data set, if it cannot be had whole, or if it does not come in that size.
     """
-    _check_size(size)
+    if not isinstance(size, int) or size < SMALLEST_SIDE:
+        raise DataError(f"size {size!r}: give a whole number of pixels, {SMALLEST_SIDE} or more")
     if dataset == "toy":
         return toy_pictures(size)
     if dataset == "cifar10":
@@ -126,11 +127,6 @@ def load(dataset: str, size: int = 32, root: str | Path | None = None) -> Pictur
         known = did_you_mean(dataset, ("toy", "cifar10"))
         raise DataError(f'no pictures called "{dataset}" and no such folder: {known}')
     return folder(dataset, size, root)
-
-
-def _check_size(size: int) -> None:
-    if not isinstance(size, int) or size < SMALLEST_SIDE:
-        raise DataError(f"size {size!r}: give a whole number of pixels, {SMALLEST_SIDE} or more")
 
 
 def checksum(*sets: torch.Tensor) -> str:
@@ -149,7 +145,7 @@ def _pictures(name: str, train: torch.Tensor, test: torch.Tensor, **more) -> Pic
 # ---- CIFAR-10
 
 
-def cifar10(root: str | Path | None = None, download: bool = True) -> Pictures:
+def cifar10(root: str | Path | None = None) -> Pictures:
     """CIFAR-10 in its published order: 50,000 training and 10,000 test pictures, labelled.
 
     All are uint8 (N, 3, 32, 32). Read from the folder `cifar-10-batches-bin` in the root folder, as the
@@ -157,17 +153,11 @@ def cifar10(root: str | Path | None = None, download: bool = True) -> Pictures:
     downloaded (170 MB; a download that was cut off is carried on with), unpacked and deleted. Each file's
     length and sha256 are checked at every load, which takes a fraction of a second.
 
-    Raises DataError if the folder is missing and may not or cannot be downloaded, or if a file is not the
-    published one.
+    Raises DataError if the folder is missing and cannot be downloaded, or if a file is not the published one.
     """
     where = root_folder(root) / CIFAR10_FOLDER
     if not where.is_dir():
-        if not download:
-            raise DataError(f"no folder {where}: unpack {CIFAR10_ARCHIVE.url} in {where.parent}, or download")
         fetch_folder(CIFAR10_ARCHIVE, where, dict.fromkeys(CIFAR10_FILES, 1))
-    # The cheap check of all files comes before the reading of any.
-    for name in CIFAR10_FILES:
-        _check_cifar10_length(where / name)
     parts = [_read_cifar10(where / name, sha256) for name, sha256 in CIFAR10_FILES.items()]
     (*train, test), (*train_labels, test_labels) = zip(*parts, strict=True)
     return _pictures(
@@ -180,15 +170,12 @@ def cifar10(root: str | Path | None = None, download: bool = True) -> Pictures:
     )
 
 
-def _check_cifar10_length(path: Path) -> None:
+def _read_cifar10(path: Path, sha256: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pictures, uint8 (10000, 3, 32, 32), and the labels, uint8 (10000,), of one file."""
     expected = CIFAR10_PICTURES * CIFAR10_RECORD
     found = f"has {path.stat().st_size:,} bytes" if path.is_file() else "is missing"
     if found != f"has {expected:,} bytes":
         raise DataError(f"{path} {found}, expected {expected:,}: delete {path.parent} and run again")
-
-
-def _read_cifar10(path: Path, sha256: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The pictures, uint8 (10000, 3, 32, 32), and the labels, uint8 (10000,), of one file."""
     records = np.fromfile(path, dtype=np.uint8)
     if hashlib.sha256(records).hexdigest() != sha256:
         raise DataError(f"{path} is not the published file (sha256): delete {path.parent} and run again")
@@ -225,13 +212,10 @@ def folder(path: str | Path, size: int, root: str | Path | None = None) -> Pictu
     in the folder `.cache` of the root folder, which can be deleted at any time; they are made anew when a file
     is added, removed or changed. Arrays of more than 256 MiB are mapped from there.
 
-    Raises DataError if the folder is missing, a set has fewer than 3 pictures, a picture cannot be read (the
-    message names it), all training pictures have one colour, or the size is not a whole number of 8 or more.
+    Raises DataError if a set has fewer than 3 pictures, a picture cannot be read (the
+    message names it), or all training pictures have one colour.
     """
-    _check_size(size)
     path = user_path(path, DataError)
-    if not path.is_dir():
-        raise DataError(f"no folder {path}: give the path of a folder of pictures")
     train, test, passed_over = folders.split(path)
     squares = folders.cached_squares(path, train + test, size, root_folder(root) / ".cache")
     found = _pictures(

@@ -1,19 +1,24 @@
-"""A VQ-VAE as a codec: its scores on all test pictures, and the use of its codes.
+"""A VQ-VAE as a codec: its scores on all test pictures, the use of its codes, and these themselves, for a prior.
 
 `measure_codec` is the call of a notebook: numbers into the run's metrics.json, once.
 """
 
+import io
 import math
+import zipfile
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hw2lib.data import Pictures
+from hw2lib import processes
+from hw2lib.data import CodeSets, Pictures, random_stream
+from hw2lib.data.pictures import checksum
 from hw2lib.evaluation import metrics
 from hw2lib.evaluation.codebook_maps import codebook_maps, save_maps
-from hw2lib.training import Run
+from hw2lib.training import Run, write_whole
 from hw2lib.vqvae import VQVAE
 
 # Bits a picture of metrics.simple_codecs.
@@ -42,7 +47,7 @@ def measure_codec(run: Run, model: VQVAE, pictures: Pictures) -> dict[str, dict]
     def reconstruction() -> dict:
         places = (model.config.size // 4) ** 2
         codecs = metrics.simple_codecs(pictures.train, pictures.test)
-        return by_epoch(run)[-1] | {"bits": places * math.log2(num_codes), "codecs": codecs}
+        return last_epoch(run) | {"bits": places * math.log2(num_codes), "codecs": codecs}
 
     def by_picture() -> dict[str, float]:
         errors = squared_error_by_picture(model, pictures.test) / pictures.variance
@@ -121,7 +126,7 @@ def squared_error_by_picture(model: VQVAE, pictures: Tensor, batch_size: int = 5
 
 def comparison(run: Run) -> dict[str, float]:
     """NMSE and perplexity of a run's last 100 training batches, as notebooks print them, and of the test set."""
-    history, last = run.history, by_epoch(run)[-1]
+    history, last = run.history, last_epoch(run)
     return {
         "nmse": float(history["reconstruction"][-100:].mean()),
         "perplexity": float(history["perplexity"][-100:].mean()),
@@ -130,7 +135,59 @@ def comparison(run: Run) -> dict[str, float]:
     }
 
 
-def by_epoch(run: Run) -> list[dict[str, float]]:
-    """The rows of run.epochs, one an epoch."""
-    columns = run.epochs
-    return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+def last_epoch(run: Run) -> dict[str, float]:
+    """The last row of run.epochs."""
+    return {name: float(values[-1]) for name, values in run.epochs.items()}
+
+
+# ---- the codes of all pictures, for a prior
+
+
+def codebook_checksum(model: VQVAE) -> str:
+    """16 hex digits that tell one codebook from another."""
+    return checksum(model.quantizer.codebook.detach().cpu())
+
+
+def code_sets(model: VQVAE, pictures: Pictures, run: Run) -> CodeSets:
+    """The codes of all pictures by the network of `run`; encoded once, and kept in its folder as uint16."""
+    origin = {"pictures": pictures.checksum, "codebook": codebook_checksum(model)}
+    path = run.folder / "codes.npz"
+    with processes.first_one_first():
+        kept = _kept_codes(path, origin)
+        if kept is None:
+            kept = {
+                "train": encode_pictures(model, pictures.train),
+                "mirrored": encode_pictures(model, pictures.train, mirrored=True),
+                "test": encode_pictures(model, pictures.test),
+            }
+            content = io.BytesIO()
+            few_bytes = {name: codes.numpy().astype(np.uint16) for name, codes in kept.items()}
+            np.savez(content, origin=list(origin.values()), **few_bytes)
+            write_whole(path, content.getvalue())
+    order = torch.randperm(len(kept["train"]), generator=random_stream(0))
+    held, others = order.tensor_split([max(1, len(order) // 10)])
+    labels = pictures.train_labels
+    return CodeSets(
+        train=torch.cat([kept["train"][others], kept["mirrored"][others]]),
+        held_out=kept["train"][held],
+        test=kept["test"],
+        in_order=kept["train"],
+        train_labels=None if labels is None else torch.cat([labels[others]] * 2),
+        held_out_labels=None if labels is None else labels[held],
+        test_labels=pictures.test_labels,
+        origin=origin,
+    )
+
+
+def _kept_codes(path: Path, origin: dict[str, str]) -> dict[str, Tensor] | None:
+    """The codes in the file, int32; None where there is none, or they are of another network or other pictures."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as kept:
+            if list(kept["origin"]) != list(origin.values()):
+                return None
+            return {name: torch.from_numpy(kept[name].astype(np.int32)) for name in ("train", "mirrored", "test")}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        print(f"{path} cannot be read: the pictures are encoded anew", flush=True)
+        return None

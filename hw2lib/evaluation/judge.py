@@ -171,31 +171,12 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     """
     _require_features(a, b, 2)
     fid = optional("torchmetrics.image.fid", "torchmetrics", JudgeError)
-    metric = fid.FrechetInceptionDistance(feature=_AsTheyAre(a.shape[1]))
+    as_they_are = nn.Identity()  # in the place of a network, for what is features already
+    as_they_are.num_features = a.shape[1]
+    metric = fid.FrechetInceptionDistance(feature=as_they_are)
     metric.update(a.cpu().double(), real=True)
     metric.update(b.cpu().double(), real=False)
     return metric.compute().item()
-
-
-class _AsTheyAre(nn.Identity):
-    """The feature network that torchmetrics wants, for what is features already."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-
-def inception(device: str | torch.device = "cpu"):
-    """torchmetrics' FID with the original Inception's 2048 features. Raises JudgeError without it."""
-    optional("torch_fidelity", "torch-fidelity", JudgeError, "torch-fidelity")
-    fid = optional("torchmetrics.image.fid", "torchmetrics", JudgeError)
-    try:
-        metric = fid.FrechetInceptionDistance(feature=2048)
-    except (OSError, RuntimeError) as error:
-        raise JudgeError(
-            f"the standard FID fetches its Inception weights once, over the network, and cannot: {in_one_line(error)}"
-        ) from None
-    return metric.to(device)
 
 
 def standard_fid(real: Tensor, fake: Tensor, device: str | torch.device = "cpu", batch_size: int = 20) -> float:
@@ -210,7 +191,14 @@ def standard_fid(real: Tensor, fake: Tensor, device: str | torch.device = "cpu",
     """
     for pictures in (real, fake):
         _require_pictures(pictures)
-    metric = inception(device)
+    optional("torch_fidelity", "torch-fidelity", JudgeError, "torch-fidelity")
+    fid = optional("torchmetrics.image.fid", "torchmetrics", JudgeError)
+    try:
+        metric = fid.FrechetInceptionDistance(feature=2048).to(device)
+    except (OSError, RuntimeError) as error:
+        raise JudgeError(
+            f"the standard FID fetches its Inception weights once, over the network, and cannot: {in_one_line(error)}"
+        ) from None
     with torch.inference_mode():
         for pictures, are_real in ((real, True), (fake, False)):
             for batch in pictures.split(batch_size):

@@ -143,24 +143,19 @@ def identities(prior: GatedPixelCNN, sets: CodeSets) -> dict[str, dict[str, floa
 # ---- after each epoch
 
 
-class PriorExaminer:
-    """Nats per code after each epoch, without dropout: train_nll, held_out_nll and test_nll.
+def examine(prior: GatedPixelCNN, sets: CodeSets, folder: Path, epoch: int) -> dict[str, float]:
+    """Nats per code after an epoch, without dropout: train_nll, held_out_nll and test_nll.
 
-    Call it with the run's folder and the number of the epoch. The weights with the lowest held_out_nll so far are
-    left there as published.safetensors. Of the training maps as many count as are held out.
+    The weights with the lowest held_out_nll so far are left in the run's folder as published.safetensors. Of the training
+    maps as many count as are held out.
     """
-
-    def __init__(self, prior: GatedPixelCNN, sets: CodeSets):
-        self.prior, self.sets = prior, sets
-
-    def __call__(self, folder: Path, epoch: int) -> dict[str, float]:
-        scores = {}
-        for name in ("train", "held_out", "test"):
-            codes, labels = getattr(self.sets, name), getattr(self.sets, f"{name}_labels")
-            count = len(self.sets.held_out) if name == "train" else len(codes)
-            costs = self.prior.nll(codes[:count], None if labels is None else labels[:count])
-            scores[f"{name}_nll"] = float(costs.double().mean())
-        before = Table(folder / "epochs.csv").read().get("held_out_nll", np.zeros(0))
-        if self.prior.fabric.is_global_zero and scores["held_out_nll"] < min(before, default=math.inf):
-            weights.save(self.prior, folder / "published.safetensors")
-        return scores
+    scores = {}
+    for name in ("train", "held_out", "test"):
+        codes, labels = getattr(sets, name), getattr(sets, f"{name}_labels")
+        count = len(sets.held_out) if name == "train" else len(codes)
+        costs = prior.nll(codes[:count], None if labels is None else labels[:count])
+        scores[f"{name}_nll"] = float(costs.double().mean())
+    before = Table(folder / "epochs.csv").read().get("held_out_nll", np.zeros(0))
+    if prior.fabric.is_global_zero and scores["held_out_nll"] < min(before, default=math.inf):
+        weights.save(prior, folder / "published.safetensors")
+    return scores

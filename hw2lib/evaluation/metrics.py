@@ -1,6 +1,8 @@
 """Numbers for pictures and codes. Tensors in, floats out; no model, no file."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,25 +40,13 @@ def in_parts(pictures: Tensor, most: int = 500, side: int = 32) -> tuple[Tensor,
     return pictures.split(max(1, min(most, most * side**2 // (pictures.shape[-2] * pictures.shape[-1]))))
 
 
-def mean_squared_error(pictures: Tensor, others: Tensor) -> float:
-    """MSE on the [0, 1] scale of uint8 pictures (N, 3, H, W), summed exactly."""
-    errors = map(_squared_error, in_parts(pictures), in_parts(others))
-    return sum(errors) / pictures.numel() / 255**2
-
-
-def _squared_error(pictures: Tensor, others: Tensor) -> int:
-    return int((pictures.int() - others.int()).square().sum())
-
-
 def roughness(pictures: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring pixels, 0 to 255, of uint8 pictures (N, 3, H, W): float64 (N,)."""
-    return torch.cat([_roughness(part.int()) for part in in_parts(pictures)])
 
+    def along(dim: int) -> Tensor:
+        return torch.cat([part.int().diff(dim=dim).abs().double().mean((1, 2, 3)) for part in in_parts(pictures)])
 
-def _roughness(values: Tensor) -> Tensor:
-    across = values.diff(dim=3).abs().double().mean((1, 2, 3))
-    down = values.diff(dim=2).abs().double().mean((1, 2, 3))
-    return (across + down) / 2
+    return (along(2) + along(3)) / 2
 
 
 def simple_codecs(train: Tensor, test: Tensor) -> dict[str, float]:
@@ -65,18 +55,18 @@ def simple_codecs(train: Tensor, test: Tensor) -> dict[str, float]:
     train, test: uint8 (N, 3, H, W). "mean_picture" knows nothing of the picture; "thumbnail_4" and "thumbnail_8" are
     its area averages of 4 x 4 and 8 x 8 pixels, enlarged bilinearly, at 24 bits a thumbnail pixel.
     """
-    mean = sum(part.sum(0, keepdim=True) for part in in_parts(train)) / len(train)  # (1, 3, H, W)
-    scores = {"mean_picture": mean_squared_error(test, mean.round().to(torch.uint8).expand_as(test))}
-    for side in (4, 8):
-        errors = (_squared_error(part, _thumbnail(part, side)) for part in in_parts(test))
-        scores[f"thumbnail_{side}"] = sum(errors) / test.numel() / 255**2
-    return scores
+    mean = (sum(part.sum(0, keepdim=True) for part in in_parts(train)) / len(train)).round()  # (1, 3, H, W)
 
+    def thumbnail(pictures: Tensor, side: int) -> Tensor:
+        small = F.adaptive_avg_pool2d(pictures.float(), side).round()  # (N, 3, side, side)
+        return F.interpolate(small, pictures.shape[-2:], mode="bilinear", align_corners=False).round()
 
-def _thumbnail(pictures: Tensor, side: int) -> Tensor:
-    small = F.adaptive_avg_pool2d(pictures.float(), side).round()  # (N, 3, side, side)
-    large = F.interpolate(small, pictures.shape[-2:], mode="bilinear", align_corners=False)
-    return large.round().to(torch.uint8)
+    def error(codec: Callable[[Tensor], Tensor]) -> float:
+        squares = (int((part.int() - codec(part).int()).square().sum()) for part in in_parts(test))
+        return sum(squares) / test.numel() / 255**2  # in whole numbers up to here
+
+    thumbnails = {f"thumbnail_{side}": error(partial(thumbnail, side=side)) for side in (4, 8)}
+    return {"mean_picture": error(lambda part: mean)} | thumbnails
 
 
 # ---- codes under a prior

@@ -187,20 +187,14 @@ def filling(
     model: VQVAE, prior: GatedPixelCNN, sets: CodeSets, label: int | None, seed: int, moments: int = 9
 ) -> list[Moment]:
     """How a picture comes into being: the map at `moments` evenly spaced moments, from empty to full."""
-    height, width = prior.config.height, prior.config.width
-    seen = [torch.zeros(height, width, dtype=torch.long)]
-    prior.sample(
-        1,
-        None if label is None else torch.tensor([label]),
-        seed=seed,
-        watch=lambda codes, row, column: seen.append(codes[0].cpu().clone()),
-    )
-    commonest = sets.train.flatten(1).mode(0).values.view(height, width).long()
+    # Drawn in raster order, so that the map at any moment is the beginning of the whole one.
+    whole = prior.sample(1, None if label is None else torch.tensor([label]), seed=seed)[0].cpu()
+    commonest = sets.train.flatten(1).mode(0).values.view_as(whole).long()
     found = []
-    for drawn in np.linspace(0, height * width, moments).round().astype(int):
-        there = torch.arange(height * width).view(height, width) < drawn
-        picture = decode_pictures(model, torch.where(there, seen[drawn], commonest)[None])[0]
-        found.append(Moment(int(drawn), torch.where(there, seen[drawn], -1), picture))
+    for drawn in np.linspace(0, whole.numel(), moments).round().astype(int):
+        there = torch.arange(whole.numel()).view_as(whole) < drawn
+        picture = decode_pictures(model, torch.where(there, whole, commonest)[None])[0]
+        found.append(Moment(int(drawn), torch.where(there, whole, -1), picture))
     return found
 
 

@@ -1,7 +1,7 @@
 """Score cards: every score of a set of pictures stands between two ends, doing nothing and real pictures.
 
-`measure_translations`, `measure_on_training`, `measure_second_judge` and `measure_identity` are the calls of a notebook:
-numbers into the runs' metrics.json, once. Rows and scores are identifiers; titles are the report's.
+What is called `measure_...` is the call of a notebook: numbers into a run's metrics.json, once. Rows and scores are
+identifiers; titles are the report's.
 """
 
 from functools import cache
@@ -35,8 +35,8 @@ def measure_translations(run: Run, model: CycleGAN, domains: Domains, judge: Jud
     fakes = cache(lambda to: _translations(model, domains, to))
 
     def cycle_errors() -> dict[str, dict[str, float]]:
-        back_and_forth = ((kind, fakes("a")[kind], fakes("b")[kind]) for kind in kinds(model))
-        return {kind: cycle_error(model, domains, kind == "average", a, b) for kind, a, b in back_and_forth}
+        a, b = fakes("a"), fakes("b")
+        return {kind: cycle_error(model, domains, kind == "average", a[kind], b[kind]) for kind in kinds(model)}
 
     def merit() -> dict[str, list[int]]:
         judged = kinds(model)[-1]
@@ -79,7 +79,7 @@ def measure_on_training(run: Run, model: CycleGAN, domains: Domains, judge: Judg
                 kind: _scores(fake, wanted, called),
                 "real_pictures": _scores(looks[to]._replace(features=wanted[::2]), wanted[1::2], called),
             }
-            found[to] = _with_gaps(rows, "doing_nothing", "real_pictures")
+            found[to] = _with_gaps(rows, "doing_nothing")
         return found
 
     return run.measured("cards_train", cards)
@@ -167,10 +167,10 @@ def distance_card(
     wanted: Tensor,
     sets: dict[str, Tensor],
     worst: str,
-    best: str = "real_pictures",
     called: dict[str, tuple[int, ...]] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Distances of sets of pictures to those that are wanted, in the judge's features; all uint8 (N, 3, H, W).
+    """Distances of sets of pictures to those that are wanted, in the judge's features; all uint8 (N, 3, H, W). The best
+    set is "real_pictures".
 
     Each row has kd and kd_error (kernel distance and its standard error), fd (Fréchet distance) and fd_means (the part of
     fd that is of the means), and each score of `called`: the share, 0 to 1, whose likeliest class is one of these; rows
@@ -179,7 +179,7 @@ def distance_card(
     """
     features = judge.features(wanted)
     rows = {name: _scores(judge.look(pictures), features, called or {}) for name, pictures in sets.items()}
-    return _with_gaps(rows, worst, best)
+    return _with_gaps(rows, worst)
 
 
 def _scores(looks: Looks, wanted: Tensor, called: dict[str, tuple[int, ...]]) -> dict[str, float]:
@@ -187,9 +187,10 @@ def _scores(looks: Looks, wanted: Tensor, called: dict[str, tuple[int, ...]]) ->
     return distances(looks.features, wanted) | shares
 
 
-def _with_gaps(rows: dict[str, dict[str, float]], worst: str, best: str) -> dict[str, dict[str, float]]:
-    for name in rows.keys() - {worst, best}:
-        rows[name] |= gaps_closed(rows[name], rows[best], rows[worst])
+def _with_gaps(rows: dict[str, dict[str, float]], worst: str) -> dict[str, dict[str, float]]:
+    """Rows other than the two ends have also which share of the gap between these they close."""
+    for name in rows.keys() - {worst, "real_pictures"}:
+        rows[name] |= gaps_closed(rows[name], rows["real_pictures"], rows[worst])
     return rows
 
 

@@ -193,7 +193,10 @@ def strip_path(folder: Path, epoch: int) -> Path:
 
 
 def save_strip(path: Path, pictures: Tensor) -> None:
-    """Keep pictures, uint8 (rows, columns, 3, H, W), as one small file; they are to look at, not to measure."""
+    """Keep pictures, uint8 (rows, columns, 3, H, W), as one small file; they are to look at, not to measure.
+
+    After an epoch a row holds translations by one kind of generators, the averaged ones' last.
+    """
     rows, columns, channels, height, width = pictures.shape
     sheet = pictures.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     save_picture(path, sheet.permute(2, 0, 1))
@@ -216,12 +219,6 @@ def strip_inputs(domains: Domains) -> Tensor:
     return torch.cat([domains.test_a[:STRIP], domains.test_b[:STRIP]])
 
 
-def strips(run: Run, size: int) -> list[Tensor]:
-    """The kept translations of each epoch, uint8 (kinds, 2 STRIP, 3, size, size), the averaged generators' last."""
-    epochs = range(1, len(run.epochs["epoch"]) + 1)
-    return [load_strip(strip_path(run.folder, epoch), size) for epoch in epochs]
-
-
 # ---- rows of pictures to look at
 
 
@@ -242,14 +239,15 @@ def some_epochs(run: Run, domains: Domains) -> dict[str, Tensor]:
 
     {"input": uint8 (2 STRIP, 3, size, size), "epoch 1": ..., "epoch 20": ..., "last weights": ...}.
     """
-    kept = strips(run, domains.size)
-    shown = [epoch for epoch in (1, 2, 3, 5, 10, 20, 50, 100) if epoch < len(kept)] + [len(kept)]
-    rows = {"input": strip_inputs(domains)} | {f"epoch {epoch}": kept[epoch - 1][-1] for epoch in shown}
-    return rows | ({"last weights": kept[-1][0]} if len(kept[-1]) > 1 else {})
+    last = len(run.epochs["epoch"])
+    shown = [epoch for epoch in (1, 2, 3, 5, 10, 20, 50, 100) if epoch < last] + [last]
+    kept = {epoch: load_strip(strip_path(run.folder, epoch), domains.size) for epoch in shown}
+    rows = {"input": strip_inputs(domains)} | {f"epoch {epoch}": strip[-1] for epoch, strip in kept.items()}
+    return rows | ({"last weights": kept[last][0]} if len(kept[last]) > 1 else {})
 
 
 def side_by_side(run: Run, second: Run, domains: Domains) -> dict[str, Tensor]:
     """Test pictures, and what two runs had made of them by the end of the second one: {"input", "without", "with_identity"}."""
-    kept = strips(second, domains.size)
-    without = strips(run, domains.size)[len(kept) - 1][-1]
-    return {"input": strip_inputs(domains), "without": without, "with_identity": kept[-1][-1]}
+    epoch = len(second.epochs["epoch"])
+    kept = [load_strip(strip_path(each.folder, epoch), domains.size)[-1] for each in (run, second)]
+    return {"input": strip_inputs(domains), "without": kept[0], "with_identity": kept[1]}

@@ -22,11 +22,9 @@ begins with one of VERDICTS, which the report counts; what of its `why` comes be
 report's summary, too. What the words of that summary mean, `words` says.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import jinja2
 
@@ -116,14 +114,6 @@ def claims(section: str, text: str, names: Mapping) -> list[dict[str, str]]:
         texts = {"says": says, "verdict": verdict, "why": why, "more": more}
         found.append({"section": section.strip()} | {key: render(cell, names) for key, cell in texts.items()})
     return found
-
-
-def cells(notebook: str | Path) -> Iterator[tuple[str, str, str]]:
-    """(magic, its line, its text) of each of these cells in a notebook: ("answer", "ablations", "Without the ...")."""
-    for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]:
-        found = parts("".join(cell["source"]))
-        if cell["cell_type"] == "code" and found:
-            yield found
 
 
 def parts(source: str) -> tuple[str, str, str] | None:

@@ -1,7 +1,7 @@
 """
 From executed notebooks to one document: Markdown for the repository, then HTML and PDF to read offline.
 
-The Markdown comes from nbconvert, without code; figures and tables are numbered through the whole report by
+The Markdown is what the cells say and show, without code; figures and tables are numbered through the whole report by
 the notes that `hw2lib.report.show` left in the outputs' metadata. `hw2lib.report.pages` makes the pages from that Markdown.
 """
 
@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import nbformat
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from hw2lib import files
 from hw2lib.report import ReportError, pages, show, summary
@@ -208,24 +207,20 @@ def to_markdown(notebook: NotebookNode, name: str, figures: dict[str, int], with
     As a part of the report its title becomes "Part n" (the number its file name begins with), and code,
     parameters and progress are hidden. With code it is a page of its own, without its title.
     """
-    from nbconvert import MarkdownExporter
-
     number = re.match(r"\d+", name)
     part = f"Part {int(number[0])}. " if number else ""
     title = "" if with_code else rf"# {part}\1"
-    cells = []
+    shown = []
     for where, cell in numbered(notebook, name):
         if tags(cell) & (NEVER_SHOWN if with_code else NOT_IN_REPORT):
             continue
         if cell.cell_type == "markdown":
             text = outside(CODE_BLOCK, cell.source, lambda prose: TITLE_LINE.sub(title, prose))
-            cells.append(new_markdown_cell(_prose(text, where, figures, shift=not with_code)))
+            shown.append(_prose(text, where, figures, shift=not with_code))
         elif cell.cell_type == "code":
-            shown = [_output(output, cell, where, figures, with_code) for output in cell.outputs]
-            outputs = [new_output("display_data", {"text/markdown": markdown}) for markdown in shown if markdown]
-            cells.append(new_code_cell(cell.source, outputs=outputs))
-    exporter = MarkdownExporter(exclude_input=not with_code)
-    markdown, _ = exporter.from_notebook_node(new_notebook(cells=cells, metadata=notebook.metadata))
+            shown += [f"```python\n{cell.source}\n```"] if with_code else []
+            shown += [_output(output, cell, where, figures, with_code) for output in cell.outputs]
+    markdown = "\n\n".join(shown)
     if with_code:  # what another notebook shows is not on its page
         here = set(CAPTION.findall(markdown))
         markdown = REFERENCE.sub(lambda found: found[0] if found[1] in here else found[1], markdown)

@@ -220,7 +220,8 @@ def pixels(figure: Figure) -> Tensor:
 def cyclegan_losses(history: dict, objective: str) -> Figure:
     """All losses over the steps, smoothed over 1 % of them, and the discriminators' mean outputs."""
     figure, panels = plt.subplots(2, 2, figsize=(7.2, 5.0), layout="constrained", sharex=True)
-    balance = {"least_squares": (0.25, 0.25, 0.5), "cross_entropy": (np.log(2), np.log(2), 0.0)}.get(objective)
+    balances = {"least_squares": (0.25, 0.25, 0.5), "cross_entropy": (np.log(2), np.log(2), 0.0)}
+    of_g, of_d, output = balances.get(objective, (None, None, None))  # where D cannot tell the two apart
     # A colour is a direction: of its generator, the discriminator that judges it, the cycle that begins with it.
     same = [
         ("identity_b", "identity: A to B, given B", TRAIN, ":"),
@@ -247,11 +248,10 @@ def cyclegan_losses(history: dict, objective: str) -> Figure:
             ("d_a_fake", "D of A, B to A", TEST, "-."),
         ],
     }
-    levels = [None, None, None, None] if balance is None else [balance[0], None, balance[1], balance[2]]
     span = max(1, len(history["step"]) // 100)
     # More points than can be seen would hide dashes and dots.
     thin = slice(None, None, max(1, span // 4))
-    for axes, (words, lines), level in zip(panels.flat, curves.items(), levels, strict=True):
+    for axes, (words, lines), level in zip(panels.flat, curves.items(), (of_g, None, of_d, output), strict=True):
         settled = [level] if level is not None else []
         for name, label, colour, style in lines:
             values = smoothed(history[name], span)

@@ -267,7 +267,6 @@ class Borrowed(nn.Module):
     def __init__(self, layer: nn.Module, num_codes: int):
         super().__init__()
         self.layer, self.num_codes = layer, num_codes
-        self.register_buffer("counts", torch.zeros(num_codes), persistent=False)  # tells the device
 
     def forward(self, z_e: Tensor) -> Quantized:
         """Quantize z_e (B, D, H, W). codebook_loss is all that the layer adds to the loss, commitment_loss is 0."""

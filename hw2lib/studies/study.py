@@ -13,7 +13,7 @@ import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 
-from hw2lib.training import Run, keep_freed_memory, machine, now, surroundings
+from hw2lib.training import Run, keep_freed_memory, machine, now
 from hw2lib.training.devices import device_name
 from hw2lib.training.progress import left
 
@@ -48,7 +48,8 @@ def study(
     with run.begin():
         # Anew: another process may have measured until now.
         kept, missing = _look(run, cases, options)
-        _note_start(run, kept)
+        cpu = device_name(torch.device("cpu"))
+        run.note_start({"rows": len(kept)} if kept else None, device=cpu, threads=1, seconds=0.0)
         run.add_metrics("varied", list(cases[0]))
         # Before the options: a kill between the two must leave no row that was measured with others.
         run.add_metrics("rows", kept)
@@ -101,15 +102,6 @@ def _measure_alone(measure: Callable[[Case], dict[str, float]], case: Case) -> d
         return case | measure(case)
     finally:
         torch.set_num_threads(threads)
-
-
-def _note_start(run: Run, kept: list[dict]) -> None:
-    facts = surroundings()
-    if kept and run.provenance:
-        again = {"rows": len(kept), "at": now(), "commit": facts["commit"]}
-        run.note(resumed=[*run.provenance.get("resumed", []), again])
-    else:
-        run.note(**facts, device=device_name(torch.device("cpu")), threads=1, started=now(), seconds=0.0)
 
 
 def train_briefly(model, batches, steps: int, seed: int, before_step: Callable | None = None) -> dict[str, Tensor]:

@@ -5,10 +5,10 @@ lightning_fabric, which takes seconds, is imported where a training begins.
 """
 
 from hw2lib.training import weights
-from hw2lib.training.devices import TrainingError, keep_freed_memory, machine, require_devices
+from hw2lib.training.devices import TrainingError, keep_freed_memory, machine, now, require_devices
 from hw2lib.training.loop import Stopped, fit
 from hw2lib.training.progress import Progress, duration
-from hw2lib.training.runs import Run, RunError, Table, now, runs_folder, surroundings, write_whole
+from hw2lib.training.runs import Run, RunError, Table, runs_folder, write_whole
 from hw2lib.training.weights import WeightsError
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "now",
     "require_devices",
     "runs_folder",
-    "surroundings",
     "weights",
     "write_whole",
 ]

@@ -1,17 +1,22 @@
-"""Where things are computed: device, precision and processes."""
+"""Where and when things are computed: device, precision, processes, versions."""
 
 import ctypes
 import logging
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from hw2lib import Problem, in_one_line, processes
+from hw2lib import ROOT, Problem, in_one_line, processes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -93,6 +98,25 @@ def in_processes(number: int, device: str, arguments: list[str]) -> int:
     return 0
 
 
+def run_apart(arguments: list[str]) -> None:
+    """Run `python -m hw2lib` with these arguments in a process of its own, and print what it prints.
+
+    Raises TrainingError with its last line if it fails. Whatever stops this process stops that one, too.
+    """
+    line, streams = "", {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    command = [sys.executable, "-m", "hw2lib", *arguments]
+    with subprocess.Popen(command, text=True, errors="replace", **streams) as training:
+        try:
+            for line in training.stdout:
+                print(line, end="", flush=True)
+        except BaseException:
+            training.terminate()  # it makes a checkpoint, and says so
+            print(training.stdout.read(), end="", flush=True)
+            raise
+    if training.returncode:
+        raise TrainingError(line.strip().removeprefix("TrainingError: ") or f"{' '.join(arguments[:2])} failed")
+
+
 @contextmanager
 def compiled(networks: Iterable[nn.Module]) -> Iterator[None]:
     """In this block the networks are compiled by torch.compile as they are called; after it they are as they were.
@@ -132,6 +156,17 @@ def _processor() -> dict:
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
+def memory_there(cuda: bool) -> int:
+    """Bytes of the GPU, or of this machine, or of the container's share of it."""
+    if cuda:
+        return torch.cuda.get_device_properties(0).total_memory
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if os.path.exists(path) and (limit := Path(path).read_text().strip()).isdigit():
+            limits.append(int(limit))
+    return min(limits)
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep freed blocks instead of giving each back to the system and fetching it anew.
 
@@ -150,3 +185,28 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {_processor().get('cpu_name', platform.processor())}".strip()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def surroundings() -> dict:
+    """Commit, versions and machine: what a number may depend on beside the config."""
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    except OSError:  # no git on this machine
+        commit, changes = None, None
+    packages = ("torch", "torchvision", "numpy", "lightning-fabric")
+    return {
+        "commit": commit or "unknown",
+        "dirty": bool(changes) if changes is not None else None,
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "system": f"{platform.system()} {platform.machine()}",
+    }

@@ -19,16 +19,17 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from hw2lib import Problem, processes
+from hw2lib import processes
 from hw2lib.training import devices, weights
-from hw2lib.training.devices import TrainingError, device_name, keep_freed_memory, machine, precision_of
+from hw2lib.training.devices import TrainingError, machine, now, precision_of
 from hw2lib.training.progress import Progress, duration
-from hw2lib.training.runs import Run, RunError, now, surroundings
+from hw2lib.training.runs import Run, RunError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -58,11 +59,12 @@ def fit(
     The run's folder depends on name, model.config, batches.description, `data` and the length. A finished run is
     loaded, a half-done one goes on. `evaluate(folder, epoch)` is called in eval mode, without gradients, after each epoch
     (the first is 1); it returns its scores, and may leave files in the run's folder. `shown` names the losses and scores
-    that are printed then, and the words for them; without it all are. With `numbers_only` a finished run is good enough whose network was not
-    kept: `model` then stays untrained, and only the run is of use. `noted` is kept in the provenance, and changes nothing.
+    that are printed then, and the words for them; without it all are. With `numbers_only` a finished run whose network
+    was not kept is good enough: `model` then stays untrained, and only the run is of use. `noted` is kept in the
+    provenance, and changes nothing.
 
-    With `compiled`, `model.networks` are compiled for the steps: other roundings, and faster where kernels are small. `start`,
-    if given, trains this very run in other processes; what they leave is loaded.
+    With `compiled`, `model.networks` are compiled for the steps: other roundings, and faster where kernels are small.
+    `start`, if given, trains this very run in other processes; what they leave is loaded.
 
     Raises TrainingError (a loss that is not finite, another precision than the run began with), RunError (the folder)
     and Stopped (SIGINT or SIGTERM, after the step in progress and a checkpoint).
@@ -81,7 +83,7 @@ def fit(
             raise TrainingError(f"{run.folder} was not trained: several processes train what the parameters say alone")
         return _loaded(model, run, device, precision)
     fabric = _machine_for(run, device, precision)
-    with _first_process_only(run.begin()), _signals() as caught, ExitStack() as stack:
+    with processes.first_one_only(run.begin()), _signals() as caught, ExitStack() as stack:
         if noted and fabric.is_global_zero:
             run.note(**noted)
         model.setup(fabric, total)
@@ -144,7 +146,7 @@ def _loaded(model, run: Run, device: str, precision: str) -> Run:
 
 def _machine_for(run: Run, device: str, precision: str) -> "Fabric":
     """The machine, in the precision in which the run was begun, if it was. Raises TrainingError if another is asked for."""
-    keep_freed_memory()
+    devices.keep_freed_memory()
     begun_in = run.provenance.get("precision") if run.has_checkpoint else None
     fabric = machine(device, begun_in or precision if precision == "auto" else precision)
     if begun_in and begun_in != precision_of(fabric):
@@ -167,12 +169,12 @@ class _Session:
 
     def record(self, epoch: int, batch, losses: dict[str, torch.Tensor]) -> None:
         share = len(batch[0] if isinstance(batch, tuple) else batch)
-        self.rows.add(epoch, self.step, share, losses)
+        self.rows.waiting.append((epoch, self.step, share, losses))
         self.step += 1
         self.progress.step()
 
     def between_steps(self) -> None:
-        if self.rows.full():
+        if len(self.rows.waiting) >= self.rows.every:
             self.rows.flush()  # stops here at the first loss that is not finite
             self.stop_if_asked()
             if time.monotonic() - self.saved > 60 * self.minutes:
@@ -181,7 +183,7 @@ class _Session:
     def end_epoch(self, epoch: int, scores: dict[str, float], shown: dict[str, str] | None) -> None:
         if self.fabric.is_global_zero:
             self.run.evaluations.append([{"epoch": epoch + 1, "step": self.step, **scores}])
-        values = self.rows.means() | scores
+        values = self.rows.means_of_epoch() | scores
         words = shown or {name: name for name in values}
         numbers = {said: values[name] for name, said in words.items() if name in values}
         self.progress.epoch(epoch + 1, self.epochs, numbers)
@@ -214,11 +216,9 @@ class _Session:
 
 
 def _state(model) -> dict:
-    return {
-        "model": model.state_dict(),
-        "optimizers": {key: optimizer.state_dict() for key, optimizer in model.optimizers.items()},
-        "schedules": {key: schedule.state_dict() for key, schedule in model.schedules.items()},
-    }
+    kinds = {"optimizers": model.optimizers, "schedules": model.schedules}
+    states = {kind: {key: part.state_dict() for key, part in parts.items()} for kind, parts in kinds.items()}
+    return {"model": model.state_dict()} | states
 
 
 def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
@@ -226,10 +226,9 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
 
     def restore(state: dict) -> None:
         model.load_state_dict(state["model"])
-        for key, optimizer in model.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][key])
-        for key, schedule in model.schedules.items():
-            schedule.load_state_dict(state["schedules"][key])
+        for kind in ("optimizers", "schedules"):
+            for key, part in getattr(model, kind).items():
+                part.load_state_dict(state[kind][key])
 
     state = run.load_checkpoint(restore)
     step, seconds = (state["step"], state["seconds"]) if state else (0, 0.0)
@@ -238,21 +237,17 @@ def _resume(model, run: Run, fabric: "Fabric") -> tuple[int, float]:
     if fabric.is_global_zero:
         for table in (run.steps, run.evaluations):
             table.cut(state["tables"][table.path.name][0] if state else 0)
-        facts = surroundings() | {
-            "device": device_name(fabric.device),
-            "processes": fabric.world_size,
-            "threads": torch.get_num_threads(),
-            "precision": precision_of(fabric),
-            "seed": model.config.seed,
-            "data": run.config["data"],
-        }
-        before = run.provenance
-        if before and step:
-            here = {"step": step, "at": now(), "commit": facts["commit"], "processes": facts["processes"]}
-            run.note(resumed=[*before.get("resumed", []), here])
+        run.note_start(
+            {"step": step, "processes": fabric.world_size} if step else None,
+            device=devices.device_name(fabric.device),
+            processes=fabric.world_size,
+            threads=torch.get_num_threads(),
+            precision=precision_of(fabric),
+            seed=model.config.seed,
+            data=run.config["data"],
+        )
+        if step:
             print(f"{run.name}: goes on from step {step}, after {duration(seconds)} of training", flush=True)
-        else:
-            run.note(**facts, started=now())
     return step, seconds
 
 
@@ -282,15 +277,9 @@ class _Recorder:
     def __init__(self, run: Run, fabric: "Fabric"):
         self.run, self.fabric = run, fabric
         self.every = 1 if fabric.device.type == "cpu" else 50
-        self.waiting: list[tuple[int, int, int, dict]] = []
-        self.epoch, self.sums, self.count = -1, None, 0
-
-    def add(self, epoch: int, step: int, share: int, losses: dict[str, torch.Tensor]) -> None:
-        """Losses that are means over this process's `share` of a batch."""
-        self.waiting.append((epoch, step, share, losses))
-
-    def full(self) -> bool:
-        return len(self.waiting) >= self.every
+        # Epoch, step, this process's share of the batch in pictures, and the losses, which are means over that share.
+        self.waiting: list[tuple[int, int, int, dict[str, torch.Tensor]]] = []
+        self.of_epoch: list[dict[str, float]] = []
 
     def flush(self) -> None:
         """Write the waiting rows. Raises TrainingError at the first number that is not finite."""
@@ -310,33 +299,16 @@ class _Recorder:
                     f"{bad} is {row[bad]} at step {step + 1} (epoch {epoch + 1}): lower the learning rate, or train in "
                     f"precision 32; the last good checkpoint stays in {self.run.folder / 'checkpoint'}"
                 )
-            if epoch != self.epoch:
-                self.epoch, self.sums, self.count = epoch, dict.fromkeys(names, 0.0), 0
-            self.sums = {name: self.sums[name] + row[name] for name in names}
-            self.count += 1
+            self.of_epoch.append(row)
             rows.append({"epoch": epoch + 1, "step": step + 1, **row})
         if self.fabric.is_global_zero:
             self.run.steps.append(rows)
         self.waiting.clear()
 
-    def means(self) -> dict[str, float]:
-        """The means over the steps of this epoch that this process saw."""
-        return {name: total / self.count for name, total in (self.sums or {}).items()}
-
-
-@contextmanager
-def _first_process_only(context):
-    """Enter the context in the first process; the others wait until it has, and fail with it."""
-    with ExitStack() as stack:
-        problem = None
-        if not processes.rank():
-            try:
-                stack.enter_context(context)
-            except Problem as error:
-                problem = error
-        if problem := processes.told(problem):
-            raise problem
-        yield
+    def means_of_epoch(self) -> dict[str, float]:
+        """The means over the steps since the last call, after the epoch before or the start of this process."""
+        rows, self.of_epoch = self.of_epoch, []
+        return {name: fmean(row[name] for row in rows) for name in rows[0]}
 
 
 @contextmanager

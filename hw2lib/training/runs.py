@@ -23,20 +23,17 @@ import hashlib
 import io
 import json
 import os
-import platform
-import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from hw2lib import HOME, ROOT, Problem, did_you_mean, files, in_one_line, processes
+from hw2lib.training.devices import now, surroundings
 
 CHECKPOINTS_KEPT = 2
 SUMS = "SHA256SUMS"
@@ -239,6 +236,15 @@ class Run:
         """Add to the provenance."""
         self._write("provenance.json", self.provenance | facts)
 
+    def note_start(self, goes_on: dict | None, **facts) -> None:
+        """Add `facts` and surroundings to the provenance; of a run that goes on, that it does: when, and `goes_on`."""
+        facts, before = surroundings() | facts, self.provenance
+        if before and goes_on:
+            here = goes_on | {"at": now(), "commit": facts["commit"]}
+            self.note(resumed=[*before.get("resumed", []), here])
+        else:
+            self.note(**facts, started=now())
+
     def seal(self) -> None:
         """Write SHA256SUMS, when all that the training leaves is there; of the same files where it is written again."""
         left = self._sums() or {
@@ -337,28 +343,3 @@ class PublishedRun(Run):
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def surroundings() -> dict:
-    """Commit, versions and machine: what a number may depend on beside the config."""
-
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    except OSError:  # no git on this machine
-        commit, changes = None, None
-    packages = ("torch", "torchvision", "numpy", "lightning-fabric")
-    return {
-        "commit": commit or "unknown",
-        "dirty": bool(changes) if changes is not None else None,
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in packages},
-        "system": f"{platform.system()} {platform.machine()}",
-    }

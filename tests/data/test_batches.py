@@ -127,22 +127,21 @@ def test_nothing_outside_is_disturbed(deal):
 @each_dealer
 def test_only_what_fits_moves_to_the_device(deal, monkeypatch):
     """Small arrays are moved to the device, large ones stay where they are; batches are on the device."""
-    # The meta device has shapes and no values, which is enough to see what is where; mirroring needs values.
+    # The meta device has shapes and no values, which is enough to see what is where.
     for large, home in ((1 << 20, "meta"), (10, "cpu")):
         monkeypatch.setattr(folders, "LARGE", large)
         batches = deal(50)
-        batches.flip = False
         assert {part.device.type for batch in batches(0, device="meta") for part in parts(batch)} == {"meta"}
         assert {getattr(batches, name).device.type for name in batches.arrays} == {home}
 
 
 def test_a_description_tells_other_batches_apart():
     """Whatever changes the batches of a step, values of pictures aside, changes their description."""
-    pictures = {"pictures": numbered(50), "batch_size": 8, "seed": 3, "flip": True}
+    pictures = {"pictures": numbered(50), "batch_size": 8, "seed": 3}
     pairs = {"a": tagged(20), "b": tagged(30), "size": 8, "seed": 3, "batch_size": 4}
     codes = {"codes": maps(10), "labels": np.arange(10), "batch_size": 4, "seed": 0}
     usual_and_others = {
-        Batches: (pictures, {"pictures": numbered(51)}, {"batch_size": 9}, {"seed": 4}, {"flip": False}),
+        Batches: (pictures, {"pictures": numbered(51)}, {"batch_size": 9}, {"seed": 4}),
         Pairs: (
             *(pairs, {"a": tagged(21)}, {"b": tagged(31)}, {"size": 9}, {"seed": 4}, {"batch_size": 5}),
             {"a": tagged(20, 13), "b": tagged(30, 13)},
@@ -219,13 +218,6 @@ def test_mirroring_is_drawn_anew_at_each_step_of_each_epoch():
         for batch in Batches(numbered(250), 50, seed)(epoch)
     ]
     assert len(set(lots)) == len(lots) == 30
-
-
-def test_mirroring_can_be_left_out():
-    """With flip=False pictures come as they are, in the same order."""
-    plain, turned = (torch.cat(list(Batches(numbered(50), 8, 3, flip)(0))) for flip in (False, True))
-    assert not mirrored(plain).any() and mirrored(turned).any()
-    assert torch.equal(plain, torch.where(mirrored(turned)[:, None, None, None], turned.flip(-1), turned))
 
 
 # ---- pairs

@@ -139,7 +139,7 @@ def test_truncated_picture_is_named(tmp_path, root, album, refused, suffix):
 
 
 def test_bad_folders_are_told_apart(tmp_path, album, unread, refused):
-    """A missing folder, one without pictures, and sets of too few for what is measured are named, unread."""
+    """A folder without pictures, and sets of too few for what is measured are named, unread."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
     # Hidden files are what macOS leaves beside pictures.
@@ -149,7 +149,6 @@ def test_bad_folders_are_told_apart(tmp_path, album, unread, refused):
     album(tmp_path / "split" / "test", 2)
     kinds = ", such as .jpg, .png or .webp files"
     for name, says in {
-        "absent": "no folder {}: give the path of a folder of pictures",
         "empty": f"{{}} has no pictures (passed over: 1 hidden, 1 .txt): 6 or more are needed, 3 of them for the test{kinds}",
         "five": f"{{}} has too few pictures, 5: 6 or more are needed, 3 of them for the test{kinds}",
         "split": f"{{}}/test has too few pictures, 2: 3 or more are needed{kinds}",
@@ -192,12 +191,6 @@ def test_what_is_passed_over_is_said_and_kept_out_of_the_identity(tmp_path, albu
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith(f"passed over in {path}: 2 .txt, 1 ")
     assert after.description == before.description
-
-
-def test_bad_size_is_refused_before_the_folder_is_looked_at(tmp_path, refused):
-    """A size below 8 or not a whole number is refused."""
-    for size in (7, 0, -32, 32.5, "32", True):
-        assert "whole number of pixels, 8 or more" in refused(folder, tmp_path / "absent", size)
 
 
 def test_train_and_test_folders_are_the_split(tmp_path, album):

@@ -57,12 +57,6 @@ def test_missing_folder_is_fetched(published, monkeypatch):
     assert asked == [(pictures.CIFAR10_ARCHIVE, published.folder, dict.fromkeys(published.records, 1))]
 
 
-def test_download_can_be_forbidden(root, monkeypatch, refused):
-    """With download=False a missing folder is an error that names it, and nothing is fetched."""
-    monkeypatch.setattr(pictures, "fetch_folder", lambda *_: pytest.fail("it was fetched"))
-    assert f"no folder {root / BATCHES}: unpack https://" in refused(cifar10, download=False)
-
-
 @pytest.mark.parametrize("spoil", ["truncated", "missing", "changed"])
 def test_bad_file_is_named(published, refused, spoil):
     """A CIFAR-10 file that is short, absent, or has one other byte is named, whichever of the six it is."""

@@ -1,12 +1,13 @@
 """A codec's scores are those of the whole test set, its codebook's maps come back, and both are measured once."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from hw2lib.data import Pictures
+from hw2lib.data import Pictures, random_stream
 from hw2lib.evaluation import codebook_maps, codec, metrics
 from hw2lib.training import Run, RunError, Table
 from hw2lib.vqvae import VQVAE, VQVAEConfig
@@ -36,7 +37,7 @@ def test_evaluation_is_that_of_the_whole_set(model, pictures):
 def test_errors_by_picture_average_to_the_error(model, pictures):
     """The mean of the pictures' own errors is the error of the set of decoded bytes."""
     by_picture = codec.squared_error_by_picture(model, pictures, batch_size=11)
-    expected = metrics.mean_squared_error(pictures, codec.reconstruct(model, pictures))
+    expected = ((pictures.double() - codec.reconstruct(model, pictures)) / 255).square().mean().item()
     assert by_picture.shape == (48,)
     assert by_picture.mean().item() == pytest.approx(expected, rel=1e-9)
 
@@ -102,6 +103,52 @@ def test_the_short_run_is_read_as_notebooks_print_it(run):
     """The means of the last hundred batches, and the test set after the last epoch."""
     assert codec.comparison(run) == {"nmse": 150.5, "perplexity": 301, "test_nmse": 0.25, "test_perplexity": 4}
     assert codec.comparison(Run.published("vqvae-short")) == Run.published("vqvae").metrics["comparison"]
+
+
+# ---- the codes of all pictures
+
+
+@pytest.fixture
+def kept(labelled, run):
+    return codec.code_sets(labelled.model, labelled.pictures, run)
+
+
+def test_codes_are_those_of_the_encoder(labelled, kept):
+    """Training maps are nine tenths of the pictures and the same mirrored, with their labels; no held-out one is there."""
+    model, pictures, _ = labelled
+    train, mirrored = (codec.encode_pictures(model, part) for part in (pictures.train, pictures.train.flip(-1)))
+    order = torch.randperm(60, generator=random_stream(0))
+    held, others = order[:6], order[6:]
+    assert torch.equal(kept.train, torch.cat([train[others], mirrored[others]]))
+    assert torch.equal(kept.held_out, train[held])
+    assert torch.equal(kept.in_order, train)
+    assert torch.equal(kept.test, codec.encode_pictures(model, pictures.test))
+    assert torch.equal(kept.train_labels, pictures.train_labels[torch.cat([others, others])])
+    assert torch.equal(kept.held_out_labels, pictures.train_labels[held])
+
+
+def test_codes_are_encoded_once(labelled, run, kept, monkeypatch):
+    """They are kept as uint16 beside the network and read from there."""
+    with np.load(run.folder / "codes.npz") as file:
+        assert {file[name].dtype for name in ("train", "mirrored", "test")} == {np.dtype("uint16")}
+    monkeypatch.setattr(codec, "encode_pictures", lambda *_: pytest.fail("encoded again"))
+    assert torch.equal(codec.code_sets(labelled.model, labelled.pictures, run).train, kept.train)
+
+
+@pytest.mark.parametrize("damage", ["other codebook", "other pictures", "cut off", "no archive"])
+def test_codes_that_do_not_fit_are_made_anew(labelled, run, kept, damage, capsys):
+    """Codes of another network or other pictures, and damaged files, are never used."""
+    path, (model, pictures, _) = run.folder / "codes.npz", labelled
+    if damage == "other codebook":
+        with torch.no_grad():
+            model.quantizer.codebook.neg_()
+    elif damage == "other pictures":
+        pictures = replace(pictures, train=pictures.train.flip(0), checksum="other")
+    else:
+        path.write_bytes(path.read_bytes()[:-40] if damage == "cut off" else b"nothing")
+    found = codec.code_sets(model, pictures, run)
+    assert torch.equal(found.in_order, codec.encode_pictures(model, pictures.train))
+    assert ("cannot be read" in capsys.readouterr().out) == (damage in ("cut off", "no archive"))
 
 
 # ---- maps of the codebook

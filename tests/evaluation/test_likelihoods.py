@@ -54,12 +54,11 @@ def test_a_resumed_run_remembers_its_best_epoch(labelled, new_prior, tmp_path):
     """Epochs before a resume count: a worse epoch after it does not replace the chosen weights."""
     network = new_prior(labelled)
     network.fabric = SimpleNamespace(is_global_zero=True)
-    examiner = likelihoods.PriorExaminer(network, labelled.sets)
     (tmp_path / "epochs.csv").write_text("epoch,step,held_out_nll\n1,5,0.001\n")
-    assert examiner(tmp_path, 2)["held_out_nll"] > 0.001
+    assert likelihoods.examine(network, labelled.sets, tmp_path, 2)["held_out_nll"] > 0.001
     assert not (tmp_path / "published.safetensors").exists()
     (tmp_path / "epochs.csv").write_text("epoch,step,held_out_nll\n1,5,100\n")
-    examiner(tmp_path, 2)
+    likelihoods.examine(network, labelled.sets, tmp_path, 2)
     assert (tmp_path / "published.safetensors").exists()
 
 

@@ -191,7 +191,7 @@ def test_evaluation_and_sampling_mix_no_devices(elsewhere, tmp_path):
         yield translations.Examiner(translator, domains, None)(folder, 1)
         yield codec.evaluate_vqvae(autoencoder, drawn)
         yield {"error": float(codec.squared_error_by_picture(autoencoder, drawn).sum())}
-        yield likelihoods.PriorExaminer(prior, sets)(folder, 1)
+        yield likelihoods.examine(prior, sets, folder, 1)
         yield {name: row["nats"] for name, row in likelihoods.likelihoods(prior, sets)["rows"].items()}
         yield {name: its["kl"] for name, its in likelihoods.identities(prior, sets).items()}
         maps = prior.sample(4, labels[:4], given=codes[:4], known=torch.arange(16).view(4, 4) < 6)

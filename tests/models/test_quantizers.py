@@ -15,8 +15,11 @@ def z_e(batch=2, dim=8, side=4, seed=0, **kw):
     return torch.randn(batch, dim, side, side, generator=torch.Generator().manual_seed(seed), **kw)
 
 
-def both(**options):
-    return [VectorQuantizer(32, 8, 0.25, **options), EMAVectorQuantizer(32, 8, 0.25, 0.99, **options)]
+def both(restart_below=0.0):
+    quantizers = [VectorQuantizer(32, 8, 0.25), EMAVectorQuantizer(32, 8, 0.25, 0.99)]
+    for quantizer in quantizers:
+        quantizer.restart_below = restart_below
+    return quantizers
 
 
 def kind(quantizer):
@@ -210,7 +213,8 @@ def test_restart_off_moves_nothing():
 
 def test_fewer_vectors_than_codes_can_start_and_restart():
     """A batch with fewer vectors than codes is no error."""
-    quantizer = EMAVectorQuantizer(512, 8, 0.25, restart_below=0.03)
+    quantizer = EMAVectorQuantizer(512, 8, 0.25)
+    quantizer.restart_below = 0.03
     quantizer.start_from(z_e())
     quantizer(z_e())
     assert quantizer.codebook.isfinite().all()

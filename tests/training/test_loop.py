@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel
 from torch import nn
 
-from hw2lib import ROOT, training
+from hw2lib import training
 from hw2lib.training import Run, RunError, TrainingError, WeightsError
 
 KEPT = ("history.csv", "epochs.csv", "weights.safetensors")
@@ -222,48 +220,6 @@ def test_stopped_anywhere_it_resumes_to_the_same_bits(tmp_path, monkeypatch, sto
     assert contents(run) == whole
     assert [found["step"] for found in run.provenance["resumed"]] == [stop_at]
     assert len(taken) == 9
-
-
-# Forks 180 slow steps with a checkpoint after each, again and again until one ends by itself: torch is imported once.
-SERVER = """
-import os, sys, time
-sys.path.insert(0, sys.argv[1])
-import lightning_fabric, test_loop, torch
-torch.set_num_threads(1)
-step = test_loop.Line.step
-test_loop.Line.step = lambda self, x: (time.sleep(0.01), step(self, x))[1]
-killed = True
-while killed:
-    child = os.fork()
-    if not child:
-        sys.stdout = sys.stderr
-        test_loop.fit(sys.argv[2], epochs=60, checkpoint_minutes=0)
-        os._exit(0)
-    print(child, flush=True)
-    killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
-    """A training killed by SIGKILL again and again, at moments nobody chose, ends with the bits of an unbroken one."""
-    whole, _ = fit(tmp_path / "whole", epochs=60)
-    command = [sys.executable, "-c", SERVER, str(Path(__file__).parent), str(tmp_path / "broken")]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    random = np.random.default_rng()
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, **streams) as server:
-        for _ in range(4):
-            before = set((tmp_path / "broken").glob("*/checkpoint/*.pt"))
-            child = int(server.stdout.readline())
-            # It is alive once it has written a checkpoint of its own; then it dies within the next fifth of a second.
-            while server.poll() is None and set((tmp_path / "broken").glob("*/checkpoint/*.pt")) <= before:
-                time.sleep(0.005)
-            time.sleep(random.uniform(0, 0.2))
-            os.kill(child, signal.SIGKILL)
-        assert server.stdout.readline()
-    (broken,) = (tmp_path / "broken").glob("small-*")
-    for name in KEPT:
-        assert (whole.folder / name).read_bytes() == (broken / name).read_bytes(), name
 
 
 def flip(path):

@@ -88,7 +88,7 @@ def here(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HW2_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("HW2_DATA", str(tmp_path_factory.mktemp("data")))  # for the cache of pictures
-    monkeypatch.setattr(recipes, "_memory_there", lambda cuda: 8 * 10**9)
+    monkeypatch.setattr(recipes, "memory_there", lambda cuda: 8 * 10**9)
     monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: pytest.fail("went to the network"))
     return tmp_path
 

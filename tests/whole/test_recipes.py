@@ -3,16 +3,14 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import yaml
 
 from hw2lib import ROOT, parameters, recipes
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
-from hw2lib.data import Pictures, random_stream, toy_domains
+from hw2lib.data import Pictures, toy_domains
 from hw2lib.data.pictures import checksum
-from hw2lib.evaluation.codec import encode_pictures
 from hw2lib.parameters import CycleGANParameters, ParameterError, VQVAEParameters
 from hw2lib.pixelcnn import CodesError, GatedPixelCNN, PixelCNNConfig
 from hw2lib.training import Run, machine
@@ -96,7 +94,7 @@ SETUPS = {CycleGANParameters: recipes.cyclegan_setup, VQVAEParameters: recipes.v
 def test_what_does_not_fit_into_memory_is_said_before_the_pictures(kind, asked, fits, tmp_path, monkeypatch):
     """On a CPU with 8 GB: the paper's sizes fit, larger batches, pools and networks do not."""
     asked = kind(**asked, device="cpu", precision="32", runs=str(tmp_path))
-    monkeypatch.setattr(recipes, "_memory_there", lambda cuda: 8 * 10**9)
+    monkeypatch.setattr(recipes, "memory_there", lambda cuda: 8 * 10**9)
     for loader in ("load", "domains"):
         monkeypatch.setattr(
             recipes, loader, lambda *_: SimpleNamespace(variance=0.1) if fits else pytest.fail("loaded")
@@ -110,7 +108,7 @@ def test_what_does_not_fit_into_memory_is_said_before_the_pictures(kind, asked, 
 
 def test_the_memory_of_a_step_is_counted(monkeypatch):
     """Weights four times, for gradients and Adam, and what a picture takes times the batch, twice on a CPU."""
-    monkeypatch.setattr(recipes, "_memory_there", lambda cuda: 0)
+    monkeypatch.setattr(recipes, "memory_there", lambda cuda: 0)
 
     def gigabytes(batch_size, **wishes):
         config = VQVAEConfig(size=256, hidden_channels=1024, **wishes)
@@ -141,7 +139,7 @@ def test_each_of_several_gpus_holds_a_share(monkeypatch):
 
 def test_this_machine_has_some_memory():
     """Not none, and not that of all machines together, as a container without a limit reports it."""
-    assert 10**8 < recipes._memory_there(cuda=False) < 10**14
+    assert 10**8 < recipes.memory_there(cuda=False) < 10**14
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "cpu", "full"])
@@ -255,13 +253,8 @@ def test_numbers_of_the_identity_run_are_enough(toy, tmp_path, capsys):
 
 @pytest.fixture
 def model():
-    """A network all of whose codes occur."""
     sizes = {"size": 8, "hidden_channels": 4, "residual_channels": 2, "residual_blocks": 1}
-    network = VQVAE(VQVAEConfig(**sizes, num_codes=K, code_dim=3))
-    with torch.no_grad():
-        outputs = network.encoder(torch.rand((2, 3, 8, 8), generator=torch.Generator().manual_seed(1)) - 0.5)
-        network.quantizer.codebook.copy_(outputs.permute(0, 2, 3, 1).reshape(K, 3))
-    return network.eval()
+    return VQVAE(VQVAEConfig(**sizes, num_codes=K, code_dim=3)).eval()
 
 
 @pytest.fixture
@@ -270,12 +263,6 @@ def pictures():
     train, test = (torch.randint(256, (count, 3, 8, 8), generator=chance, dtype=torch.uint8) for count in (60, 20))
     labels = torch.arange(60).remainder(2).to(torch.uint8)
     return Pictures("noise", train, test, checksum(train, test), ("horse", "zebra"), labels, labels[:20])
-
-
-@pytest.fixture
-def plain(pictures):
-    """The same without classes."""
-    return Pictures("noise", pictures.train, pictures.test, "plain")
 
 
 @pytest.fixture
@@ -297,50 +284,14 @@ def new_prior(model):
     return GatedPixelCNN(PixelCNNConfig(**config, classes=2, channels=4, embedding=4, layers=2))
 
 
-def test_codes_are_those_of_the_encoder(model, pictures, sets):
-    """Training maps are nine tenths of the pictures and the same mirrored, with their labels; no held-out one is there."""
-    train, mirrored = (encode_pictures(model, part) for part in (pictures.train, pictures.train.flip(-1)))
-    order = torch.randperm(60, generator=random_stream(0))
-    held, others = order[:6], order[6:]
-    assert torch.equal(sets.train, torch.cat([train[others], mirrored[others]]))
-    assert torch.equal(sets.held_out, train[held])
-    assert torch.equal(sets.in_order, train)
-    assert torch.equal(sets.test, encode_pictures(model, pictures.test))
-    assert torch.equal(sets.train_labels, pictures.train_labels[torch.cat([others, others])])
-    assert torch.equal(sets.held_out_labels, pictures.train_labels[held])
-
-
-def test_codes_are_encoded_once(model, pictures, run, sets, monkeypatch):
-    """They are kept as uint16 beside the network and read from there."""
-    with np.load(run.folder / "codes.npz") as kept:
-        assert {kept[name].dtype for name in ("train", "mirrored", "test")} == {np.dtype("uint16")}
-    monkeypatch.setattr(recipes, "encode_pictures", lambda *_: pytest.fail("encoded again"))
-    assert torch.equal(recipes.code_sets(model, pictures, run).train, sets.train)
-
-
-@pytest.mark.parametrize("damage", ["other codebook", "other pictures", "cut off", "no archive"])
-def test_codes_that_do_not_fit_are_made_anew(model, pictures, run, sets, damage, capsys):
-    """Codes of another network or other pictures, and damaged files, are never used."""
-    path = run.folder / "codes.npz"
-    if damage == "other codebook":
-        with torch.no_grad():
-            model.quantizer.codebook.neg_()
-    elif damage == "other pictures":
-        pictures = replace(pictures, train=pictures.train.flip(0), checksum="other")
-    else:
-        path.write_bytes(path.read_bytes()[:-40] if damage == "cut off" else b"nothing")
-    found = recipes.code_sets(model, pictures, run)
-    assert torch.equal(found.in_order, encode_pictures(model, pictures.train))
-    assert ("cannot be read" in capsys.readouterr().out) == (damage in ("cut off", "no archive"))
-
-
-def test_the_prior_fits_its_network(model, pictures, plain, run, tmp_path):
+def test_the_prior_fits_its_network(model, pictures, run, tmp_path):
     """Map, codes and classes of the prior are those of the network and the pictures, if any; large maps are seen whole."""
     config = recipes.prior_config(model, pictures, wishes(tmp_path))
     assert (config.num_codes, config.height, config.width) == (K, 2, 2)
     assert config.class_names == ("horse", "zebra")
     large = SimpleNamespace(config=VQVAEConfig(size=64), quantizer=model.quantizer)
     assert recipes.prior_config(large, pictures, wishes(tmp_path)).layers >= 15
+    plain = replace(pictures, classes=(), train_labels=None, test_labels=None)
     found = recipes.code_sets(model, plain, run)
     assert found.train_labels is found.held_out_labels is found.test_labels is None
     config = recipes.prior_config(model, plain, wishes(tmp_path))
