@@ -18,7 +18,7 @@ from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, Translator, gen
 from hw2lib.data import Domains, Pairs, toy_domains
 from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, save_strip, translate
 from hw2lib.networks import PatchDiscriminator, ResidualBlock, ResnetGenerator, initialise
-from hw2lib.studies.study import Case, rows, study, train_briefly
+from hw2lib.studies.study import Case, study, train_briefly
 from hw2lib.studies.travelgan import TravelGAN
 from hw2lib.training import Run
 
@@ -248,7 +248,7 @@ def ablate(
     sizes: Sizes = DEFAULT,
     n_jobs: int = 1,
 ) -> Run:
-    """Every variant with every seed, as a study; its metrics have the numbers of `ends` and `likeness`, too.
+    """Every variant with every seed, as a study; its metrics have the numbers of `ends`, too.
 
     All are trained on the same pictures; the seed is that of the first weights, the order of the pictures and
     the pools. Of the first seed some translations are kept, see `kept_translations`. Raises RunError.
@@ -264,29 +264,9 @@ def ablate(
         return measure(case, domains, steps, sizes, keep)
 
     run = study("ablations", settings, cases, measured, runs, {"variant": options}, n_jobs)
-    found = {"ends": ends(domains), "likeness": likeness(rows(run), seeds[0], domains)}
-    for name, numbers in found.items():
-        if numbers and run.metrics.get(name) != numbers:
-            run.add_metrics(name, numbers)
+    if run.metrics.get("ends") != (found := ends(domains)):
+        run.add_metrics("ends", found)
     return run
-
-
-def likeness(measured: list[dict], seed: int, domains: Domains) -> dict[str, float]:
-    """How far `apart` pictures are: what a to b made of KEPT sources with the cycle loss and without, these, and others.
-
-    Sources, and as many of domain b ("target"), are test pictures; "no_cycle_loss_back" is from b to a. Of this seed; {}
-    if it was not measured with and without.
-    """
-    found = {row["variant"]: row for row in measured if row["seed"] == seed and "apart_ab" in row}
-    if not {"full", "no_cycle_loss"} <= found.keys():
-        return {}
-    return {
-        "full": found["full"]["apart_ab"],
-        "no_cycle_loss": found["no_cycle_loss"]["apart_ab"],
-        "no_cycle_loss_back": found["no_cycle_loss"]["apart_ba"],
-        "source": apart(domains.test_a[:KEPT]),
-        "target": apart(domains.test_b[:KEPT]),
-    }
 
 
 # ---- why least squares
