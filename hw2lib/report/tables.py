@@ -115,13 +115,13 @@ def scores(run: Run, variants: Sequence[str]) -> list[Row]:
 
     def end(name: str) -> Row:
         return {"case": title(name)} | {
-            column: f"{ends[name][score]:.2f}" if score in ends[name] else "" for score, column in columns.items()
+            column: f"{ends[name][score]:.3f}" if score in ends[name] else "" for score, column in columns.items()
         }
 
     def variant(name: str) -> Row:
         found = cases[name]
         return {"case": title(name)} | {
-            column: plus_minus(found[score], 2) if score in found else "–" for score, column in columns.items()
+            column: plus_minus(found[score], 3) if score in found else "–" for score, column in columns.items()
         }
 
     return [end("doing_nothing"), *map(variant, variants), end("true_counterparts")]
