@@ -57,12 +57,6 @@ def tree(markdown: str, title: str, subtitle: str = "", date: str = "") -> dict:
     return document
 
 
-def with_line(document: dict, markdown: str) -> dict:
-    """The tree of a document that has a subtitle, with one more line in it."""
-    words = [*document["meta"]["subtitle"]["c"], {"t": "Space"}, *_inlines(markdown)["c"]]
-    return document | {"meta": document["meta"] | {"subtitle": {"t": "MetaInlines", "c": words}}}
-
-
 def write_html(document: dict, path: Path) -> None:
     """Write one HTML file with pictures and style inside; pictures are looked for from the file's folder."""
     blocks = [_html_block(block, path.parent) for block in document["blocks"]]

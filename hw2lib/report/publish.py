@@ -80,10 +80,8 @@ def sums(root: Path = ROOT) -> dict[str, str]:
 
 def kept_sums(root: Path = ROOT) -> dict[str, str]:
     """As `sums`, as they were when the report was published. Raises ReportError."""
-    try:
-        return files.from_sums((root / SUMS).read_text(encoding="utf-8"))
-    except OSError:
-        raise ReportError(f"{root / SUMS} is missing: {WHOLE}") from None
+    _require(WHOLE, root / SUMS)
+    return files.from_sums((root / SUMS).read_text(encoding="utf-8"))
 
 
 def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
@@ -129,17 +127,18 @@ def site(build_folder: str | Path, root: Path = ROOT) -> Path:
     links = ", ".join(f"[{path.stem}]({path.stem}.html) ([executed]({path.name}))" for path in notebooks)
     command = re.search(r"`python -m hw2lib report .*?`", built)[0]
     ran = "" if built == report else f" as they ran for {command}, whose report is another"
-    page = document.tree(report)
-    with files.writing(target, ReportError), document.making_in(build_folder) as new:
+    page, line = document.tree(report), pages.tree(f"[PDF](report.pdf). Notebooks{ran}: {links}.", document.TITLE)
+    with files.writing(target, ReportError), document.making_in(build_folder) as hidden:
+        new = hidden / "site"  # which others may read
         shutil.copytree(root / "figures", new / "figures")
         pages.write_pdf(page, new / "report.pdf")
-        pages.write_html(pages.with_line(page, f"[PDF](report.pdf). Notebooks{ran}: {links}."), new / "index.html")
+        pages.write_html(page | {"blocks": line["blocks"] + page["blocks"]}, new / "index.html")
         for path in notebooks:
             shutil.copy(path, new)
             shutil.copy(path.with_suffix(".html"), new)
         shutil.rmtree(new / "figures")
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(new, target)
+        new.rename(target)
     return target
 
 

@@ -94,6 +94,7 @@ def test_site(built, tmp_path):
     assert {path.name for path in site.iterdir()} == {
         *("index.html", "report.pdf"), *(f"{stem}.{kind}" for stem in stems for kind in ("html", "ipynb"))
     }  # fmt: skip
+    assert site.stat().st_mode == (build / "notebooks").stat().st_mode  # others may read it, too
     page = " ".join((site / "index.html").read_text().split())
     assert "It has taken" in page
     assert re.search(
