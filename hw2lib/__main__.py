@@ -140,29 +140,24 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
 
     from hw2lib import recipes
     from hw2lib.cyclegan import CycleGAN
+    from hw2lib.studies import schedules
     from hw2lib.vqvae import VQVAE
 
     if model.startswith("cyclegan"):
         config, domains = recipes.cyclegan_setup(asked)
-        judge = recipes.judge_for(domains, asked)
-        if model == "cyclegan":
-            run = recipes.train_cyclegan(CycleGAN(config), domains, judge, asked)
-        elif model == "cyclegan-again":
-            run = recipes.cyclegan_again(config, domains, judge, asked)
-        else:
-            run = recipes.cyclegan_with_identity(config, domains, judge, asked)
-    elif model == "vqvae-short":
-        run = recipes.vqvae_as_others(*recipes.vqvae_setup(asked), asked)
-    elif model.startswith("vqvae-"):
-        from hw2lib.studies import schedules
-
-        run = schedules.whole_training(model, *recipes.vqvae_setup(asked), asked)
+        others = {"cyclegan-again": recipes.cyclegan_again, "cyclegan-identity": recipes.cyclegan_with_identity}
+        fit = others.get(model, lambda config, *of: recipes.train_cyclegan(CycleGAN(config), *of))
+        run = fit(config, domains, recipes.judge_for(domains, asked), asked)
     else:
         config, pictures = recipes.vqvae_setup(asked)
-        codec = VQVAE(config)
-        run = recipes.train_vqvae(codec, pictures, asked)
-    if model == "pixelcnn":
-        run = recipes.prior(codec, pictures, run, asked).run
+        if model == "vqvae-short":
+            run = recipes.vqvae_as_others(config, pictures, asked)
+        elif model in schedules.EPOCHS:
+            run = schedules.whole_training(model, config, pictures, asked)
+        else:
+            codec = VQVAE(config)
+            run = recipes.train_vqvae(codec, pictures, asked)
+            run = recipes.prior(codec, pictures, run, asked).run if model == "pixelcnn" else run
     if not processes.rank():
         click.echo(run.folder)
 
