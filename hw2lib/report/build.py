@@ -56,7 +56,7 @@ def execute(notebook: Path, output: Path, values: dict, told: dict[str, str] | N
             output.parent.mkdir(parents=True, exist_ok=True)
             papermill.execute_notebook(
                 notebook, output, values, kernel_name="python3", cwd=notebook.parent,
-                progress_bar=False, coalesce_streams=True, stdout_file=sys.stdout, stderr_file=sys.stderr,
+                progress_bar=False, coalesce_streams=True, stdout_file=sys.stdout, stderr_file=sys.stderr, iopub_timeout=120,
             )  # fmt: skip
     except PapermillExecutionError as error:
         reason = in_one_line(f"{error.ename}: {error.evalue}")
