@@ -44,10 +44,12 @@ DATA = click.option("--data", "data_root", type=path, help="folder with the data
 OUT = click.option("--out", default=HOME / "build", type=path, help="folder of the report [default: build/]")
 
 
-TRAINED = (
-    *("cyclegan", "cyclegan-identity", "cyclegan-again"),
-    *("vqvae", "vqvae-short", "vqvae-half", "vqvae-double", "vqvae-usual", "vqvae-held-out", "pixelcnn"),
-)
+# What can be trained, and the parameter that says so where that is not always done.
+TRAINED = {
+    **{"cyclegan": "", "cyclegan-identity": "identity_epochs=1 or more", "cyclegan-again": "again=true"},
+    **{"pixelcnn": "", "vqvae": "", "vqvae-short": "comparison_updates=1 or more"},
+    **{f"vqvae-{way}": "longer_runs=true" for way in ("half", "double", "usual", "held-out")},
+}
 
 
 @click.group(help=__doc__)
@@ -126,6 +128,8 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
     if data_root:
         changes = (*changes, f"data_root={data_root}")
     asked = parameters.given(kind, parameters.preset(preset, stem), changes)
+    if TRAINED[model] and not getattr(asked, TRAINED[model].partition("=")[0]):
+        raise Problem(f"these parameters train no {model}: add -p {TRAINED[model]}")
 
     from hw2lib import processes
     from hw2lib.training import devices
@@ -136,33 +140,24 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
 
     from hw2lib import recipes
     from hw2lib.cyclegan import CycleGAN
+    from hw2lib.studies import schedules
     from hw2lib.vqvae import VQVAE
 
     if model.startswith("cyclegan"):
         config, domains = recipes.cyclegan_setup(asked)
-        judge = recipes.judge_for(domains, asked)
-        if model == "cyclegan":
-            run = recipes.train_cyclegan(CycleGAN(config), domains, judge, asked)
-        elif model == "cyclegan-again":
-            run = recipes.cyclegan_again(config, domains, judge, asked)
-        else:
-            run = recipes.cyclegan_with_identity(config, domains, judge, asked)
-    elif model == "vqvae-short":
-        run = recipes.vqvae_as_others(*recipes.vqvae_setup(asked), asked)
-    elif model.startswith("vqvae-"):
-        from hw2lib.studies import schedules
-
-        run = schedules.whole_training(model, *recipes.vqvae_setup(asked), asked)
+        others = {"cyclegan-again": recipes.cyclegan_again, "cyclegan-identity": recipes.cyclegan_with_identity}
+        fit = others.get(model, lambda config, *of: recipes.train_cyclegan(CycleGAN(config), *of))
+        run = fit(config, domains, recipes.judge_for(domains, asked), asked)
     else:
         config, pictures = recipes.vqvae_setup(asked)
-        codec = VQVAE(config)
-        run = recipes.train_vqvae(codec, pictures, asked)
-    if model == "pixelcnn":
-        run = recipes.prior(codec, pictures, run, asked).run
-    if run is None:
-        raise Problem(
-            f"nothing to train for {model}: give identity_epochs, or comparison_updates, above 0, or again=true or longer_runs=true"
-        )
+        if model == "vqvae-short":
+            run = recipes.vqvae_as_others(config, pictures, asked)
+        elif model in schedules.EPOCHS:
+            run = schedules.whole_training(model, config, pictures, asked)
+        else:
+            codec = VQVAE(config)
+            run = recipes.train_vqvae(codec, pictures, asked)
+            run = recipes.prior(codec, pictures, run, asked).run if model == "pixelcnn" else run
     if not processes.rank():
         click.echo(run.folder)
 

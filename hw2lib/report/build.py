@@ -14,37 +14,36 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 
 from hw2lib import ROOT, did_you_mean, files, in_one_line, parameters
 from hw2lib.report import ReportError, document
+from hw2lib.training import Run, duration
 
 ROOM_NEEDED = 60_000_000  # bytes; what the published report takes with its notebooks, and a little more
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
-def check_parameters(notebook: Path, asked: Iterable[str]) -> None:
-    """Raise ReportError for a name that the notebook's parameters cell lacks; papermill only warns of it."""
-    known = sorted(parameters_of(notebook))
+def check_parameters(notebook: Path, asked: Iterable[str]) -> set[str]:
+    """The names in the notebook's parameters cell. Raises ReportError for one that it lacks; papermill only warns of it."""
+    import papermill
+
+    known = sorted(papermill.inspect_notebook(notebook))
     for name in asked:
         if name not in known:
             raise ReportError(f"{notebook.name} has no parameter {name!r}: {did_you_mean(name, known)}")
+    return set(known)
 
 
-def parameters_of(notebook: Path) -> set[str]:
-    """The names in the notebook's parameters cell."""
-    import papermill
-
-    return set(papermill.inspect_notebook(notebook))
-
-
-def execute(notebook: Path, output: Path, values: dict, part: str = "") -> Path:
+def execute(notebook: Path, output: Path, values: dict, told: dict[str, str] | None = None) -> Path:
     """
     Run a notebook with these parameters in its own folder, printing what it prints; return `output`.
 
-    The kernel is the Python that runs this function, and imports this checkout of hw2lib. Raises ReportError
-    for an unknown parameter and for a cell that fails; the notebook up to that cell is then in `output`.
+    The kernel is the Python that runs this function, and imports this checkout of hw2lib; `told` are environment variables
+    for it. Raises ReportError for an unknown parameter and for a cell that fails; the notebook up to that cell is then in
+    `output`.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -53,11 +52,11 @@ def execute(notebook: Path, output: Path, values: dict, part: str = "") -> Path:
     notebook, output = Path(notebook).resolve(), files.user_path(output, ReportError)
     check_parameters(notebook, values)
     try:
-        with _own_kernel(part):
+        with _own_kernel(told or {}):
             output.parent.mkdir(parents=True, exist_ok=True)
             papermill.execute_notebook(
                 notebook, output, values, kernel_name="python3", cwd=notebook.parent,
-                progress_bar=False, coalesce_streams=True, stdout_file=sys.stdout, stderr_file=sys.stderr,
+                progress_bar=False, coalesce_streams=True, stdout_file=sys.stdout, stderr_file=sys.stderr, iopub_timeout=120,
             )  # fmt: skip
     except PapermillExecutionError as error:
         reason = in_one_line(f"{error.ename}: {error.evalue}")
@@ -96,13 +95,28 @@ def build(
         changes["data_root"] = str(files.user_path(data, ReportError))
     settings = _settings(notebooks, preset, changes)
     _look_into(out)
-    executed = []
+    executed, recorded = [], _recorded(preset)
     for number, path in enumerate(notebooks, 1):
         part = f"notebook {number} of {len(notebooks)}"
-        print(f"{part}: {path.name}", flush=True)
-        executed.append(execute(path, out / "notebooks" / path.name, settings[path], part))
+        about = (parameters.PRESETS / preset / f"{path.stem}.yaml").read_text(encoding="utf-8").splitlines()
+        print(f"{part}: {path.name}", *(line for line in about if line.startswith("#")), sep="\n", flush=True)
+        told = {"HW2_PART": part, "HW2_RECORDED": json.dumps(recorded)}
+        executed.append(execute(path, out / "notebooks" / path.name, settings[path], told))
     document.assemble(executed, out, preset)
     return out / "report.md"
+
+
+def _recorded(preset: str) -> dict[str, float]:
+    """For the published preset, the seconds that each published run took, by the folder's name; says so with their sum."""
+    if preset != document.PUBLISHED:
+        return {}
+    runs = [Run.published(path.parent.name) for path in (ROOT / "results").glob("*/config.json")]
+    recorded = {run.folder_name: run.provenance["seconds"] for run in runs}
+    on = " and ".join({run.provenance["device"] for run in runs})
+    print(
+        f"The published runs took {duration(sum(recorded.values()))} on {on}: those to come count as long", flush=True
+    )
+    return recorded
 
 
 def _look_into(out: Path) -> None:
@@ -121,8 +135,7 @@ def _settings(notebooks: list[Path], preset: str, changes: dict) -> dict[Path, d
     for notebook in notebooks:
         document.check_source(notebook)
         settings[notebook] = parameters.preset(preset, notebook.stem)
-        check_parameters(notebook, settings[notebook])
-        known = parameters_of(notebook) & changes.keys()
+        known = check_parameters(notebook, settings[notebook]) & changes.keys()
         settings[notebook] |= {name: changes[name] for name in known}
         unused -= known
     check_parameters(notebooks[0], sorted(unused))
@@ -130,7 +143,7 @@ def _settings(notebooks: list[Path], preset: str, changes: dict) -> dict[Path, d
 
 
 @contextmanager
-def _own_kernel(part: str) -> Iterator[None]:
+def _own_kernel(told: dict[str, str]) -> Iterator[None]:
     """
     In this block the kernel `python3` is this interpreter, even in a virtual environment that was not
     activated or when the user has another kernel of that name. In it, training prints one line an epoch.
@@ -145,7 +158,7 @@ def _own_kernel(part: str) -> Iterator[None]:
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", quiet],
         "display_name": "Python 3",
         "language": "python",
-        "env": {"HW2_PROGRESS": "lines", "HW2_PART": part, "PYTHONPATH": _with_first(ROOT, "PYTHONPATH"), **folders},
+        "env": {"HW2_PROGRESS": "lines", "PYTHONPATH": _with_first(ROOT, "PYTHONPATH"), **folders, **told},
     }
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "kernels" / "python3" / "kernel.json"
@@ -153,14 +166,8 @@ def _own_kernel(part: str) -> Iterator[None]:
         kernel.write_text(json.dumps(specification), encoding="utf-8")
         # Its sockets are named in a file, for which the user of a container may have no home.
         ours = {"JUPYTER_PATH": _with_first(folder, "JUPYTER_PATH"), "JUPYTER_RUNTIME_DIR": folder}
-        before = {name: os.environ.pop(name, None) for name in ours}
-        os.environ |= ours
-        try:
+        with mock.patch.dict(os.environ, ours):
             yield
-        finally:
-            for name in ours:
-                os.environ.pop(name)
-            os.environ |= {name: value for name, value in before.items() if value is not None}
 
 
 def _with_first(folder: str | Path, variable: str) -> str:

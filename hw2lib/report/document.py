@@ -152,14 +152,12 @@ def write_up(notebooks: dict[str, NotebookNode], figures: dict[str, int], preset
     return CAPTION.sub(lambda found: f'<a id="{anchor(found[1])}"></a>{found[0]}', text)
 
 
-def tree(report: str, beside: str = "") -> dict:
-    """The pandoc tree of report.md, with a line on what lies beside it, and without what only GitHub needs: its contents,
-    and the places that links lead to."""
+def tree(report: str) -> dict:
+    """The pandoc tree of report.md without what only GitHub needs: its contents, and the places that links lead to."""
     report = re.sub(r"^<details>.*?^</details>\n\n|^<a id=[^>]*></a>", "", report, flags=re.DOTALL | re.MULTILINE)
     title, note, body = report.split("\n\n", 2)
     date = summary.last_day(report)
-    note = " ".join(filter(None, [note, date and f"Last run: {date}.", beside]))
-    return pages.tree(body, title.removeprefix("# "), note, date)
+    return pages.tree(body, title.removeprefix("# "), f"{note} Last run: {date}." if date else note, date)
 
 
 def replace_figures(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from copy import deepcopy
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 from hw2lib.report import ReportError, show
@@ -113,7 +113,7 @@ def _join_captions(blocks: list[dict]) -> list[dict]:
     joined = []
     for block in blocks:
         before = joined[-1] if joined else {"t": ""}
-        if _kind(block) == "Figure" and _is_picture(before):
+        if _kind(block) == "Figure" and before["t"] == "Para" and [part["t"] for part in before["c"]] == ["Image"]:
             caption = [None, [block | {"t": "Plain"}]]
             # Its file's name is its class.
             attributes = [_number(block), [Path(before["c"][0]["c"][2][0]).stem], []]
@@ -144,10 +144,6 @@ def _words(inlines: list[dict]) -> str:
     return "".join(inline["c"] if inline["t"] == "Str" else " " for inline in inlines)
 
 
-def _is_picture(block: dict) -> bool:
-    return block["t"] == "Para" and [inline["t"] for inline in block["c"]] == ["Image"]
-
-
 def _html_block(block: dict, folder: Path) -> dict:
     """The block, ready for a page: a heading links to itself, a wide table scrolls in a box, a picture grows by a click."""
     block = deepcopy(block)
@@ -155,9 +151,8 @@ def _html_block(block: dict, folder: Path) -> dict:
         _, (name, *_), inlines = block["c"]
         block["c"][2] = [{"t": "Link", "c": [["", [], []], inlines, [f"#{name}", ""]]}]
     if block["t"] == "BulletList":
-        for claim in (
-            claim for item in block["c"] for part in item if part["t"] == "BulletList" for claim in part["c"]
-        ):
+        lists = [part["c"] for item in block["c"] for part in item if part["t"] == "BulletList"]
+        for claim in chain.from_iterable(lists):
             match claim:  # a claim begins with its verdict, whose kind becomes a class
                 case [{"t": "Plain", "c": [{"t": "Strong", "c": words} as verdict, *_]}, *_]:
                     kinds = [kind.replace(" ", "-") for kind in VERDICTS if _words(words).lower().startswith(kind)]
@@ -181,13 +176,10 @@ def _typst_figure(figure: dict) -> dict:
     """The figure with its picture written as Typst: pandoc 3.9 drops the alternative text there."""
     attributes, caption, [picture] = figure["c"]
     _, alt, [source, _] = picture["c"][0]["c"]
-    call = f"#picture({_typst_string(source)}, alt: {_typst_string(_words(alt))})"
+    source, alt = (json.dumps(words, ensure_ascii=False) for words in (source, _words(alt)))  # as Typst quotes
+    call = f"#picture({source}, alt: {alt})"
     picture = {"t": "Plain", "c": [{"t": "RawInline", "c": ["typst", call]}]}
     return {"t": "Figure", "c": [attributes, caption, [picture]]}
-
-
-def _typst_string(words: str) -> str:
-    return '"' + words.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _space_operators(maths: str) -> str:

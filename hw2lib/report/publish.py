@@ -13,6 +13,8 @@ import re
 import shutil
 from pathlib import Path
 
+import nbformat
+
 from hw2lib import ROOT, files
 from hw2lib.report import ReportError, document, pages
 from hw2lib.training.runs import Run, runs_folder
@@ -21,6 +23,7 @@ from hw2lib.training.runs import Run, runs_folder
 WEIGHTS = ("cyclegan", "vqvae", "pixelcnn")
 # The checksums of all that is published: `sha256sum -c results/SHA256SUMS` in the repository, or `python -m hw2lib check`.
 SUMS = "results/SHA256SUMS"
+WHOLE = "get the whole repository"
 
 
 def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None = None) -> None:
@@ -29,7 +32,7 @@ def publish(build_folder: str | Path, root: Path = ROOT, runs: str | Path | None
 
     The runs are those that the notebooks named in their provenance; of published ones that were only loaded the results
     stay. Figures and results no longer used are removed. Raises ReportError if the build or one of its runs is not
-    there; nothing has then been changed.
+    whole; nothing has then been changed.
     """
     build_folder = Path(build_folder)
     _built(build_folder)
@@ -77,10 +80,8 @@ def sums(root: Path = ROOT) -> dict[str, str]:
 
 def kept_sums(root: Path = ROOT) -> dict[str, str]:
     """As `sums`, as they were when the report was published. Raises ReportError."""
-    try:
-        return files.from_sums((root / SUMS).read_text(encoding="utf-8"))
-    except OSError:
-        raise ReportError(f"{root / SUMS} is missing: get the whole repository") from None
+    _require(WHOLE, root / SUMS)
+    return files.from_sums((root / SUMS).read_text(encoding="utf-8"))
 
 
 def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
@@ -95,8 +96,8 @@ def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
     for config in sorted((root / "results").glob("*/config.json")):
         name = config.parent.name
         published = root / "weights" / f"{name}.safetensors"
-        if name in WEIGHTS and not published.is_file():
-            raise ReportError(f"{published} is missing: get the whole repository")
+        if name in WEIGHTS:
+            _require(WHOLE, published)
         run = Run(name, json.loads(config.read_text()), runs)
         if run.folder.exists():
             lines.append(f"{run.folder} is there already; delete it to restore it")
@@ -117,35 +118,52 @@ def site(build_folder: str | Path, root: Path = ROOT) -> Path:
     Make the folder `site` in that of a build: the published report, index.html and report.pdf, and the build's notebooks.
 
     No data sets are needed: where the build is not the published one but of the quick preset, say, the page says so.
+    Raises ReportError, before any work, if the build or the published report is not whole.
     """
+    _require(WHOLE, root / "report.md", root / "figures")
     build_folder, report = Path(build_folder), (root / "report.md").read_text(encoding="utf-8")
     built, target = _built(build_folder), build_folder / "site"
     notebooks = sorted((build_folder / "notebooks").glob("*.ipynb"))
     links = ", ".join(f"[{path.stem}]({path.stem}.html) ([executed]({path.name}))" for path in notebooks)
     command = re.search(r"`python -m hw2lib report .*?`", built)[0]
     ran = "" if built == report else f" as they ran for {command}, whose report is another"
-    with files.writing(target, ReportError), document.making_in(build_folder) as new:
+    page, line = document.tree(report), pages.tree(f"[PDF](report.pdf). Notebooks{ran}: {links}.", document.TITLE)
+    with files.writing(target, ReportError), document.making_in(build_folder) as hidden:
+        new = hidden / "site"  # which others may read
         shutil.copytree(root / "figures", new / "figures")
-        pages.write_html(document.tree(report, f"[PDF](report.pdf). Notebooks{ran}: {links}."), new / "index.html")
-        pages.write_pdf(document.tree(report), new / "report.pdf")
+        pages.write_pdf(page, new / "report.pdf")
+        pages.write_html(page | {"blocks": line["blocks"] + page["blocks"]}, new / "index.html")
         for path in notebooks:
             shutil.copy(path, new)
             shutil.copy(path.with_suffix(".html"), new)
         shutil.rmtree(new / "figures")
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(new, target)
+        new.rename(target)
     return target
 
 
 def _built(folder: Path) -> str:
-    """The report.md of a build. Raises ReportError if there is none."""
-    if not (folder / "report.md").is_file():
-        raise ReportError(f"{folder} holds no report.md: build the report first")
+    """The report.md of a build. Raises ReportError if that is not whole."""
+    notebooks = sorted((folder / "notebooks").glob("*.ipynb")) or [folder / "notebooks" / "*.ipynb"]
+    needed = (folder / "report.md", folder / "figures", *notebooks, *(path.with_suffix(".html") for path in notebooks))
+    _require("build the report first, with python -m hw2lib report", *needed)
+    for path in notebooks:  # a later build may have failed half-way
+        document.check_executed(nbformat.read(path, as_version=4), path.name)
     return (folder / "report.md").read_text(encoding="utf-8")
 
 
 def _run_in(folder: Path) -> Run:
-    """The finished run in a folder. Raises ReportError if there is none."""
+    """The finished run in a folder, with its network if that is published. Raises ReportError if there is none."""
     if not (folder / "provenance.json").is_file():
         raise ReportError(f"{folder} is missing, which the report is about: set HW2_RUNS to where it lies")
-    return Run(folder.name.rpartition("-")[0], json.loads((folder / "config.json").read_text()), folder.parent)
+    run = Run(folder.name.rpartition("-")[0], json.loads((folder / "config.json").read_text()), folder.parent)
+    if not (run.finished if run.name in WEIGHTS else "ended" in run.provenance):
+        raise ReportError(f"{folder} is no finished run: build the report again")
+    return run
+
+
+def _require(cure: str, *paths: Path) -> None:
+    """Raise ReportError, ending in `cure`, for the first of the paths that is not there."""
+    for path in paths:
+        if not path.exists():
+            raise ReportError(f"{path} is missing: {cure}")

@@ -65,7 +65,7 @@ def study(
             run.note(seconds=round(before + spent, 1))
             place = f"case {len(cases) - len(missing) + done} of {len(cases)}"
             words = ", ".join(f"{name} {row[name]}" for name in cases[0])
-            print(f"{name}: {place}: {words}; {left(spent / done * (len(missing) - done))}", flush=True)
+            print(f"{name}: {place}: {words}; {left(spent / done * (len(missing) - done), run.folder)}", flush=True)
         run.note(ended=now())
     return run
 

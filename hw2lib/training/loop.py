@@ -163,7 +163,7 @@ class _Session:
         self.model, self.run, self.fabric, self.caught = model, run, fabric, caught
         self.total, self.epochs, self.minutes = total, epochs, minutes  # between checkpoints
         self.step, self.seconds_before = _resume(model, run, fabric)
-        self.progress = Progress(run.name, total, self.step, quiet=not fabric.is_global_zero)
+        self.progress = Progress(run.name, total, self.step, not fabric.is_global_zero, run.folder)
         self.rows = _Recorder(run, fabric)
         self.began = self.saved = time.monotonic()
 

@@ -1,8 +1,10 @@
 """How a long job shows that it lives: a bar where somebody watches, a line an epoch where a log is kept."""
 
+import json
 import os
 import sys
 import time
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -32,36 +34,45 @@ def somebody_watches() -> bool:
     return not any(name in started_by for name in ("papermill", "nbconvert", "pytest"))
 
 
-def left(seconds: float) -> str:
-    """'5 min 02 s left'; in a report, whose later parts nobody has timed yet, of this part alone."""
-    part = os.environ.get("HW2_PART")
-    return f"{duration(seconds)} left" + (f" of this part of {part}" if part else "")
+def left(seconds: float, run: Path | None = None) -> str:
+    """'5 min 02 s left'; in a report of this part, and, where times of its runs are on record, about as much of the whole.
+
+    A run that has not ended beside this one, whose folder is `run`, counts as long as it took on record.
+    """
+    part, recorded = os.environ.get("HW2_PART"), json.loads(os.environ.get("HW2_RECORDED", "{}"))
+    said = f"{duration(seconds)} left" + (f" of this part of {part}" if part else "")
+    if run is None or run.name not in recorded:
+        return said
+    ended = {file.parent.name for file in run.parent.glob("*/provenance.json") if '"ended"' in file.read_text()}
+    others = sum(recorded[name] for name in recorded.keys() - ended - {run.name})
+    return f"{said}, about {duration(seconds + others)} of the report"
 
 
 class Progress:
-    """Counts the steps of a job of `total` steps, `done` of which were done before; `quiet` says nothing at all."""
+    """Counts the steps of a job, `done` of which were done before; `quiet` says nothing at all; `run` is as in `left`."""
 
-    def __init__(self, name: str, total: int, done: int = 0, quiet: bool = False):
-        self.name, self.total, self.done, self.quiet = name, total, done, quiet
+    def __init__(self, name: str, total: int, done: int = 0, quiet: bool = False, run: Path | None = None):
+        self.name, self.total, self.done, self.quiet, self.run = name, total, done, quiet, run
         self.before, self.began = done, time.monotonic()
         watched = somebody_watches() and not quiet
         self.bar = tqdm(total=total, initial=done, desc=name, unit="step") if watched else None
 
-    def seconds_left(self) -> float:
-        """Expected, from the mean speed since this process began."""
-        return (time.monotonic() - self.began) / max(1, self.done - self.before) * (self.total - self.done)
+    def left(self) -> str:
+        """By the mean speed since this process began."""
+        speed = (time.monotonic() - self.began) / max(1, self.done - self.before)
+        return left(speed * (self.total - self.done), self.run)
 
     def step(self) -> None:
         self.done += 1
         if self.bar is not None:
             self.bar.update()
         elif self.done - self.before == FIRST_ESTIMATE:
-            self.say(f"{self.total - self.done} steps to go, about {left(self.seconds_left())}")
+            self.say(f"{self.total - self.done} steps to go, about {self.left()}")
 
     def epoch(self, epoch: int, epochs: int, scores: dict[str, float]) -> None:
         """One line for a finished epoch, with numbers under the words that they are given under."""
         numbers = ", ".join(f"{name} {value:{'.3g' if value < 1000 else '.0f'}}" for name, value in scores.items())
-        ending = left(self.seconds_left()) if self.done < self.total else "done"
+        ending = self.left() if self.done < self.total else "done"
         self.say(f"epoch {epoch} of {epochs}: {numbers}; {duration(time.monotonic() - self.began)} so far, {ending}")
 
     def say(self, text: str) -> None:

@@ -12,10 +12,12 @@ from types import SimpleNamespace
 
 import matplotlib
 import pytest
+from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
 from hw2lib import ROOT, parameters
 from hw2lib.report import ReportError, build, document
+from hw2lib.training import Run, duration
 
 
 def test_unknown_parameter(notebooks):
@@ -59,6 +61,13 @@ def test_killed_kernel(write_notebook, tmp_path):
         build.execute(notebook, tmp_path / "out.ipynb", {})
 
 
+def test_output_that_comes_late_is_waited_for(write_notebook, tmp_path, monkeypatch):
+    """On a busy machine a cell's pictures arrive long after its end: they are not given up when the runner would."""
+    monkeypatch.setattr(NotebookClient.iopub_timeout, "default_value", 0)  # seconds, else 4
+    notebook = write_notebook(tmp_path / "01_x.ipynb", "# X", new_code_cell("print('late ' * 1_000)"))
+    assert "late" in build.execute(notebook, tmp_path / "out.ipynb", {}).read_text()
+
+
 @pytest.mark.slow
 def test_any_folder_any_kernel(notebooks, built, tmp_path):
     """From another folder, without an activated environment, beside a foreign kernel: the same figure, by this Python.
@@ -100,6 +109,30 @@ def test_paths_are_meant_from_the_callers_folder(write_notebook, presets, tmp_pa
     monkeypatch.setenv("HW2_DATA", "~/d")
     assert build.execute(notebook, "out.ipynb", {}) == tmp_path / "out.ipynb"
     assert f"folders {tmp_path / 'r'} {tmp_path / 'home' / 'd'}" in capfd.readouterr().out
+
+
+def test_a_report_says_what_is_on_record(notebooks, tmp_path, monkeypatch, capsys):
+    """At first what the preset says of itself, and for the published one the times of its runs, which each kernel is told."""
+    told = []
+    monkeypatch.setattr(build, "execute", lambda *given: told.append(given[-1]))
+    monkeypatch.setattr(document, "assemble", lambda *_: None)
+    monkeypatch.setattr(parameters, "PRESETS", tmp_path)
+    for preset in ("tiny", document.PUBLISHED):
+        (tmp_path / preset).mkdir()
+        for path in notebooks:
+            (tmp_path / preset / f"{path.stem}.yaml").write_text(f"# About {path.stem}.\n{{}}  # no\n")
+        build.build(preset, out=tmp_path, notebooks=notebooks)
+    assert [json.loads(given["HW2_RECORDED"]) for given in told[:2]] == [{}, {}]
+    recorded = json.loads(told[2]["HW2_RECORDED"])
+    ring = Run.published("ring")
+    assert recorded[ring.folder_name] == ring.provenance["seconds"]
+    first, second = (
+        ("notebook 1 of 2: 01_sample.ipynb", "# About 01_sample."),
+        ("notebook 2 of 2: 02_other.ipynb", "# About 02_other."),
+    )
+    parts = [*first, *second]
+    whole = f"The published runs took {duration(sum(recorded.values()))} on {ring.provenance['device']}: those to come count as long"
+    assert capsys.readouterr().out.splitlines() == [*parts, whole, *parts]
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,41 @@ def test_publish(built, runs, tmp_path):
     assert len(publish.sums(tmp_path)) == 8
 
 
-def test_nothing_is_published_by_halves(built, runs, tmp_path):
-    """A folder without a report, or a run that is gone, is refused before anything changes."""
-    with pytest.raises(ReportError, match="build the report first"):
-        publish.publish(tmp_path, root=tmp_path)
+def test_nothing_is_published_by_halves(built, runs, tmp_path, monkeypatch):
+    """A run that is gone, or half done, or whose network is gone, is refused before anything changes."""
     with pytest.raises(ReportError, match="is missing, which the report is about: set HW2_RUNS"):
         publish.publish(built, root=tmp_path, runs=tmp_path / "elsewhere")
+    monkeypatch.setattr(Run, "provenance", {})
+    with pytest.raises(ReportError, match=r"runs/a-\w+ is no finished run: build the report again"):
+        publish.publish(built, root=tmp_path, runs=runs)
+    monkeypatch.undo()
+    monkeypatch.setattr(publish, "WEIGHTS", ("b",))
+    with pytest.raises(ReportError, match=r"runs/b-\w+ is no finished run"):
+        publish.publish(built, root=tmp_path, runs=runs)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lost", ["report.md", "figures", "notebooks", "notebooks/02_other.html"])
+@pytest.mark.parametrize("command", [publish.publish, publish.site])
+def test_half_a_build_is_refused_before_any_work(built, tmp_path, monkeypatch, command, lost):
+    """What of a build is missing, and what to run, is one line; so is a notebook that a later build left half-run."""
+    root = tmp_path / "root"
+    (root / "figures").mkdir(parents=True)
+    (root / "report.md").write_text("# R")
+    build = shutil.copytree(built, tmp_path / "build")
+    (build / lost).rename(tmp_path / "lost")
+    monkeypatch.setattr(publish.pages, "write_pdf", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(
+        ReportError, match=rf"build/{lost}\S* is missing: build the report first, with python -m hw2lib report"
+    ):
+        command(build, root=root)
+    (tmp_path / "lost").rename(build / lost)
+    notebook = build / "notebooks" / "01_sample.ipynb"
+    notebook.write_text(re.sub('"execution_count": [0-9]+', '"execution_count": null', notebook.read_text()))
+    with pytest.raises(ReportError, match=r"01_sample.ipynb, cell \d+ was not run"):
+        command(build, root=root)
+    assert sorted(path.name for path in root.iterdir()) == ["figures", "report.md"]
+    assert not (build / "site").exists()
 
 
 def test_loaded_runs_stay_published(built, runs, tmp_path, monkeypatch):
@@ -66,17 +94,19 @@ def test_site(built, tmp_path):
     assert {path.name for path in site.iterdir()} == {
         *("index.html", "report.pdf"), *(f"{stem}.{kind}" for stem in stems for kind in ("html", "ipynb"))
     }  # fmt: skip
+    assert site.stat().st_mode == (build / "notebooks").stat().st_mode  # others may read it, too
     page = " ".join((site / "index.html").read_text().split())
     assert "It has taken" in page
     assert re.search(
         r"as they ran for <code>python -m hw2lib report --preset tiny</code>, whose report is another", page
     )
     assert all((site / name).is_file() for name in re.findall(r'href="([\w.]+)"', page))
-    with pytest.raises(ReportError, match="build the report first"):
-        publish.site(tmp_path / "figures", root=tmp_path)
+    (tmp_path / "report.md").unlink()
+    with pytest.raises(ReportError, match=r"report.md is missing: get the whole repository"):
+        publish.site(build, root=tmp_path)
 
 
-def test_restore_undoes_publish(tmp_path, monkeypatch):
+def test_restore_undoes_publish(built, tmp_path, monkeypatch):
     """A restored run is the published one, with the network that was kept; what is there already stays."""
     monkeypatch.setattr(publish, "WEIGHTS", ("a",))
     run = Run("a", {"n": 1}, tmp_path / "runs")
@@ -84,15 +114,12 @@ def test_restore_undoes_publish(tmp_path, monkeypatch):
         run.note(ended="now", seconds=1)
     run.weights.write_bytes(b"all")
     (run.folder / "published.safetensors").write_bytes(b"half")
-    build = tmp_path / "build"
-    (build / "figures").mkdir(parents=True)
-    (build / "report.md").write_text("# R")
     monkeypatch.setattr(
         publish.document, "runs_of", lambda folder: [{"name": "a", "folder": run.folder_name, "published": False}]
     )
     root = tmp_path / "root"
     root.mkdir()
-    publish.publish(build, root=root, runs=tmp_path / "runs")
+    publish.publish(built, root=root, runs=tmp_path / "runs")
     (line,) = publish.restore(root=root, runs=tmp_path / "again")
     restored = Run("a", {"n": 1}, tmp_path / "again")
     assert line == f"{restored.folder} restored"

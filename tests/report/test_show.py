@@ -101,8 +101,8 @@ def test_provenance_names_the_run(displayed):
     assert note["provenance"]["run"] == f"{note['run']['folder']} (published run, loaded)"
 
 
-def test_the_three_magics_show_what_they_say(displayed):
-    """%%answer shows a text, %%claims a claim a row, and %%in_short a result, where their needs are met."""
+def test_the_four_magics_show_what_they_say(displayed):
+    """%%answer shows a text, %%claims a claim a row, %%in_short a result and %%words what words mean, where their needs are met."""
     magics = {}
     shell = SimpleNamespace(user_ns={"loss": 0.25, "other": None})
     shell.register_magic_function = lambda function, kind, name: magics.update({name: function})
@@ -112,9 +112,17 @@ def test_the_three_magics_show_what_they_say(displayed):
     magics["claims"]("1.2", "| a | b | c | d |\n|---|---|---|---|\n| So. | right | {{ loss }} | loss |")
     magics["in_short"]("other", "No.")
     magics["in_short"]("", "Yes, {{ loss | d1 }}.")
+    magics["words"]("other", "*Other* is {{ other.loss }}.")
+    magics["words"]("loss", "*Loss*\nis {{ loss | d1 }}.")
     assert [data["text/markdown"] for data, _ in displayed] == [
         "It is 0.25.",
         "*Not measured here.*",
         "> **Homework, 1.2:** So. **Right:** 0.25",
         "**In short:** Yes, 0.2.",
+        "**In short:** *Loss* is 0.2.",
+    ]
+    # The report's summary tells the two apart by their notes.
+    assert [metadata["hw2lib"] for _, metadata in displayed[-2:]] == [
+        {"in_short": "Yes, 0.2."},
+        {"words": "*Loss* is 0.2."},
     ]

@@ -89,6 +89,25 @@ def test_an_interrupt_elsewhere_is_one_line(monkeypatch, capsys):
     assert (code, said.strip().count("\n")) == (130, 0), said
 
 
+@pytest.mark.parametrize(
+    ("model", "parameter"),
+    [
+        ("cyclegan-identity", "identity_epochs=1 or more"),
+        ("cyclegan-again", "again=true"),
+        ("vqvae-short", "comparison_updates=1 or more"),
+        ("vqvae-held-out", "longer_runs=true"),
+    ],
+)
+def test_what_the_parameters_do_not_train_is_said_first(model, parameter, monkeypatch, capsys):
+    """The one parameter that this training needs is named, before any picture is loaded; with it the training begins."""
+    setup = "cyclegan_setup" if model.startswith("cyclegan") else "vqvae_setup"
+    monkeypatch.setattr(recipes, setup, lambda _: pytest.fail("pictures were loaded"))
+    words = ["train", model, "--preset", "quick"]
+    assert ended(words, capsys) == (1, f"Problem: these parameters train no {model}: add -p {parameter}\n")
+    monkeypatch.setattr(recipes, setup, lambda _: signal.raise_signal(signal.SIGINT))
+    assert ended([*words, "-p", parameter.removesuffix(" or more")], capsys)[0] == 130
+
+
 @pytest.mark.slow
 def test_it_starts_from_a_shell(tmp_path):
     """`python -m hw2lib` from another folder: an error is one line on standard error, with no traceback."""
