@@ -40,7 +40,7 @@ def objective_gradients(outputs: np.ndarray, gradients: dict[str, np.ndarray]) -
         )
     axes.axvline(0, color=OTHER, linewidth=0.6, zorder=0)
     axes.set(
-        xlabel="output of the discriminator on a translation: left, it is sure that this is none of its pictures",
+        xlabel="output of the discriminator on a translation: left, it is sure that it is not real",
         ylabel="size of the gradient",
         ylim=(0, 6.3),  # cuts least squares below -2, where none of its outputs lie
     )

@@ -99,7 +99,7 @@ def losses(found: Mapping[str, float | Tensor]) -> list[Row]:
 
 
 def scores(run: Run, variants: Sequence[str]) -> list[Row]:
-    """Variants of the ablations, from horse to zebra, between doing nothing and the true counterparts.
+    """Variants of the ablations, from horse to zebra, between doing nothing, one colour for all, and the true counterparts.
 
     A variant without a way back has no scores of it: –.
     """
@@ -107,7 +107,6 @@ def scores(run: Run, variants: Sequence[str]) -> list[Row]:
         "truth_ab": "to the truth",
         "animal_ab": "on the animal",
         "background_ab": "background",
-        "shift_ab": "colours",
         "stripes_ab": "stripes",
         "cycle_aba": "cycle error",
     }
@@ -124,7 +123,7 @@ def scores(run: Run, variants: Sequence[str]) -> list[Row]:
             column: plus_minus(found[score], 3) if score in found else "–" for score, column in columns.items()
         }
 
-    return [end("doing_nothing"), *map(variant, variants), end("true_counterparts")]
+    return [end("doing_nothing"), end("one_colour"), *map(variant, variants), end("true_counterparts")]
 
 
 def plane(run: Run, variants: Sequence[str]) -> list[Row]:

@@ -38,6 +38,7 @@ TITLES = {
     },
     "vq": "VQ loss",
     # variants of the ablations
+    "one_colour": "all animals in one colour",
     "unet_generator": "U-Net generator",
     "whole_picture_discriminator": "whole-picture discriminator",
     "three_discriminator_steps": "3 discriminator steps",
@@ -102,7 +103,7 @@ SHORT_TITLES = {
     "unet_generator": "U-Net",
     "whole_picture_discriminator": "whole picture",
     "contrastive_discriminator": "contrastive",
-    "siamese_for_cycle_loss": "siamese + D",
+    "siamese_for_cycle_loss": "siamese",
     "coarser_colours": "colours 1/2",
     "taken_away": "taken, x 8",
     "back_without": "back, 1/2",

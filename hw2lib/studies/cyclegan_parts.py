@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, Translator, generator_loss
 from hw2lib.data import Domains, Pairs, toy_domains
-from hw2lib.evaluation.translations import colour_shift, cycle_error, difference, save_strip, translate
+from hw2lib.evaluation.translations import cycle_error, difference, save_strip, translate
 from hw2lib.networks import PatchDiscriminator, ResidualBlock, ResnetGenerator, initialise
 from hw2lib.studies.study import Case, study, train_briefly
 from hw2lib.studies.travelgan import TravelGAN
@@ -83,8 +83,8 @@ class Likeness(nn.Sequential):
 class ContrastiveCycleGAN(DrawnCycleGAN):
     """A contrastive loss in place of the classification: the hinge losses of `Likeness`.
 
-    E minimises d(real, another real) + max(0, 1 - d(translation, real)), generators d(translation, real): the loss of Hadsell,
-    Chopra and LeCun (2006), doi 10.1109/CVPR.2006.100, equation 4, of distances, not of their squares. Needs B >= 2.
+    E minimises d(real, another real) + max(0, 1 - d(translation, real)), generators 2 d(translation, real): the loss of
+    Hadsell, Chopra and LeCun (2006), doi 10.1109/CVPR.2006.100, equation 4, of distances, not of their squares. Needs B >= 2.
     """
 
     def _discriminator(self) -> nn.Module:
@@ -174,7 +174,6 @@ def scores(domains: Domains, way: str, fake: Tensor) -> dict[str, float]:
     truth       mean absolute difference, 0 to 2, to the true counterparts
     animal      the same on the animal
     background  the same to the source, off the animal, where nothing has to change
-    shift       difference of the mean colours to the source's, see translations.colour_shift
     stripes     0 as the source, 1 as the true counterparts, see `stripes`
     """
     source, target = domains.test_a, domains.test_b
@@ -184,33 +183,33 @@ def scores(domains: Domains, way: str, fake: Tensor) -> dict[str, float]:
         "truth": difference(fake, target),
         "animal": difference(fake, target, domains.masks),
         "background": difference(fake, source, ~domains.masks),
-        "shift": colour_shift(fake, source),
         "stripes": stripes(fake, source, target, domains.masks),
     }
     return {f"{name}_{way}": value for name, value in found.items()}
 
 
 def ends(domains: Domains) -> dict[str, dict[str, float]]:
-    """The scores of who does nothing and of who knows the true counterparts, to read all others beside."""
-    a, b = domains.test_a, domains.test_b
+    """The scores of who does nothing, paints all animals in one colour, or knows the true counterparts: to read others beside."""
+    a, b, masks = domains.test_a, domains.test_b, domains.masks
     return {
         "doing_nothing": scores(domains, "ab", a) | scores(domains, "ba", b),
+        "one_colour": scores(domains, "ab", painted(a, b, masks)) | scores(domains, "ba", painted(b, a, masks)),
         "true_counterparts": scores(domains, "ab", b) | scores(domains, "ba", a),
     }
 
 
-def apart(pictures: Tensor) -> float:
-    """Mean absolute difference, 0 to 2, between pictures, uint8 (N, 3, H, W), over all pairs of two."""
-    pairs = torch.combinations(torch.arange(len(pictures)))  # (pairs, 2)
-    return difference(pictures[pairs[:, 0]], pictures[pairs[:, 1]])
+def painted(source: Tensor, target: Tensor, masks: Tensor) -> Tensor:
+    """The sources with every animal in the median colour of the targets' animals, uint8 (N, 3, H, W)."""
+    colour = target.permute(1, 0, 2, 3)[:, masks].median(1).values
+    return torch.where(masks[:, None], colour[:, None, None], source)
 
 
 def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path | None = None) -> dict[str, float]:
     """Train the variant of the case with its seed, and look at its translations of the test pictures.
 
     Scores of both directions, the cycle errors "cycle_aba" and "cycle_bab" (translations.cycle_error; none of these for models
-    from a to b only), how far `apart` the first KEPT translations are, which go to the file `keep`, from a to b above those
-    from b to a, and what `step` returns as means over the last tenth of the steps.
+    from a to b only), and what `step` returns as means over the last tenth of the steps. The first KEPT translations go to
+    the file `keep`, from a to b above those from b to a.
     """
     variant, seed = case["variant"], case["seed"]
     model = model_of(variant, seed, sizes)
@@ -224,7 +223,7 @@ def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path |
         cycles = cycle_error(model, domains, False, fakes["ba"], fakes["ab"])
         found = {f"cycle_{way}": error for way, error in cycles.items()}
     for way, fake in fakes.items():
-        found |= scores(domains, way, fake) | {f"apart_{way}": apart(fake[:KEPT])}
+        found |= scores(domains, way, fake)
     if keep:
         save_strip(keep, torch.stack([fake[:KEPT] for fake in fakes.values()]))
     return found | {name: float(losses[-max(1, steps // 10) :].mean()) for name, losses in history.items()}
@@ -264,8 +263,7 @@ def ablate(
         return measure(case, domains, steps, sizes, keep)
 
     run = study("ablations", settings, cases, measured, runs, {"variant": options}, n_jobs)
-    if run.metrics.get("ends") != (found := ends(domains)):
-        run.add_metrics("ends", found)
+    run.measured("ends", lambda: ends(domains))
     return run
 
 
@@ -275,11 +273,11 @@ def ablate(
 def gradients_at_the_end(parts: dict) -> dict[str, dict[str, float]]:
     """How hard objectives pull at the outputs on translations that occur: {"output", "pull"} of three of `gradient_by_logit`.
 
-    parts: the entries of the study by variant. An output is the mean over the last tenth of the steps, that of
+    parts: the entries of the study by variant. An output is the mean on the newest translations over the last tenth of the steps, that of
     "saturating" the one of "cross_entropy", whose discriminator is the same.
     """
     variants = {"least_squares": "full", "cross_entropy": "cross_entropy", "saturating": "cross_entropy"}
-    outputs = {name: parts[variant]["d_b_fake"]["mean"] for name, variant in variants.items()}
+    outputs = {name: parts[variant]["d_b_fresh"]["mean"] for name, variant in variants.items()}
     return {
         name: {"output": output, "pull": abs(float(gradient_by_logit(np.array([output]))[name][0]))}
         for name, output in outputs.items()

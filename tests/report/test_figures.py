@@ -50,7 +50,7 @@ def test_rows_have_the_titles_of_their_identifiers(pictures):
     """A row under an identifier of the results has its title, a short one where there is one; other words stay."""
     rows = dict.fromkeys(("average", "siamese_for_cycle_loss", "A: horse", "truth"), pictures[:3])
     drawn = figures.labelled_rows(rows)
-    assert [text.get_text() for text in drawn.axes[0].texts] == ["averaged", "siamese + D", "A: horse", "truth"]
+    assert [text.get_text() for text in drawn.axes[0].texts] == ["averaged", "siamese", "A: horse", "truth"]
 
 
 def shown_in(drawn, sheet: np.ndarray, by: int) -> bool:

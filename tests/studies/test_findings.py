@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from hw2lib.studies import findings, study
+from hw2lib.studies import cyclegan_parts, findings, study
 from hw2lib.studies.mode_collapse import SETUPS
 from hw2lib.training import Run
 
@@ -91,18 +91,19 @@ def flat():
 
 
 def test_drawn_pictures_are_learnt(parts):
-    """Every seed of the full objective is nearer to the truth than untouched pictures, on the animal by far."""
-    full, nothing = parts["full"], Run.published("ablations").metrics["ends"]["doing_nothing"]
+    """Every seed of the full objective is nearer to the truth than untouched pictures; animals of one colour are nearer than
+    any training on the whole picture, but not on the animal."""
+    full, (nothing, flat, _) = parts["full"], Run.published("ablations").metrics["ends"].values()
     for way in ("ab", "ba"):
         assert full[f"truth_{way}"]["max"] < nothing[f"truth_{way}"]
-        assert full[f"animal_{way}"]["max"] < nothing[f"animal_{way}"] / 2
+        assert full[f"animal_{way}"]["max"] < flat[f"animal_{way}"] < nothing[f"animal_{way}"]
+        assert flat[f"truth_{way}"] < min(its[f"truth_{way}"]["min"] for its in parts.values() if f"truth_{way}" in its)
 
 
 def test_losses_are_for_what_is_said(parts):
-    """All seeds agree: no cycle loss loses the input, the background and variety; the identity loss keeps the background."""
+    """All seeds agree: no cycle loss loses the input and the background; the identity loss keeps the background."""
     full, without, identity = (parts[name] for name in ("full", "no_cycle_loss", "with_identity_loss"))
     assert all(study.above(without[score], full[score]) for score in ("cycle_aba", "background_ab"))
-    assert study.above(full["apart_ab"], without["apart_ab"])
     assert all(study.above(full[score], identity[score]) for score in ("background_ab", "truth_ab"))
 
 
@@ -132,8 +133,10 @@ def test_other_networks_do_what_is_said(parts):
     order = ("full", "whole_picture_discriminator", "small_patches")
     assert all(truth[a, seed] < truth[b, seed] for a, b in itertools.pairwise(order) for seed in range(3))
     assert not study.differ(unet["truth_ab"], full["truth_ab"]) and study.above(unet["cycle_aba"], full["cycle_aba"])
-    nothing = Run.published("ablations").metrics["ends"]["doing_nothing"]["animal_ab"]
-    assert full["animal_ab"]["max"] < contrastive["animal_ab"]["min"] < contrastive["animal_ab"]["max"] < nothing
+    nothing = Run.published("ablations").metrics["ends"]["doing_nothing"]["truth_ab"]
+    assert contrastive["stripes_ab"]["min"] > 0.4 and contrastive["truth_ab"]["min"] > nothing
+    patches, whole = (cyclegan_parts.model_of(name).d_b for name in ("full", "whole_picture_discriminator"))
+    assert sum(p.numel() for p in patches.parameters()) == sum(p.numel() for p in whole.parameters())
     assert study.above(contrastive["background_ab"], full["background_ab"])
     assert below(parts["no_cycle_loss"], siamese, "truth_ab")
 
