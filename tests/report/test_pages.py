@@ -151,7 +151,8 @@ def pixels(page, place: str) -> np.ndarray:
 @pytest.mark.parametrize("width", [1280, 768, 375])
 @pytest.mark.parametrize("name", PAGES[:2])
 def test_any_window_will_do(built, opened, name, width):
-    """Light and dark, nothing is wider than the window, what is cut off scrolls by keys, and axe-core finds nothing wrong."""
+    """Light and dark, nothing is wider than the window, what is cut off scrolls by keys, but no caption; axe-core finds
+    nothing wrong."""
     for scheme in ("light", "dark"):
         page = opened(built / name, width, color_scheme=scheme)
         found = Axe().run(page).response["violations"]
@@ -159,6 +160,13 @@ def test_any_window_will_do(built, opened, name, width):
         assert page.evaluate("document.documentElement.scrollWidth") == width
         cut = "[...document.querySelectorAll('.wide, pre')].filter(box => box.scrollWidth > box.clientWidth)"
         assert page.evaluate(f"{cut}.every(box => box.tabIndex == 0)")
+        page.add_style_tag(
+            content="table { width: 90rem } caption::after { content: 'and a word more, and one more, and one' }"
+        )
+        captions = page.evaluate(
+            "[...document.querySelectorAll('caption')].map(it => it.getBoundingClientRect().right)"
+        )
+        assert captions and max(captions) <= width
         lightness = page.evaluate("getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g)")
         assert (int(lightness[0]) > 128) == (scheme == "light")
 
