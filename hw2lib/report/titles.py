@@ -131,9 +131,8 @@ def plus_minus(entry: Entry, digits: int) -> str:
 
 def size(entry: Entry) -> str:
     """A mean over many orders of magnitude: three digits, and least to greatest where these are far apart."""
-    if entry["count"] == 1 or entry["max"] < 2 * entry["min"]:
-        return f"{entry['mean']:.3g}"
-    return f"{entry['min']:.3g} to {entry['max']:.3g}"
+    alike = entry["count"] == 1 or entry["max"] < 2 * entry["min"]
+    return " to ".join(f"{float(f'{entry[end]:.3g}'):,.9g}" for end in (["mean"] if alike else ["min", "max"]))
 
 
 def pace(ratio: float) -> str:

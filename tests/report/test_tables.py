@@ -20,7 +20,7 @@ def test_an_entry_has_its_spread_where_there_is_one():
     assert titles.plus_minus(ENTRY, 1) == "1.5 ± 0.2"
     assert titles.plus_minus(ENTRY | {"count": 1}, 1) == "1.5"
     assert titles.size(ENTRY | {"max": 1.9}) == "1.5"
-    assert titles.size(ENTRY | {"max": 2e4}) == "1 to 2e+04"
+    assert titles.size(ENTRY | {"max": 2e4}) == "1 to 20,000"
 
 
 def test_titles():
