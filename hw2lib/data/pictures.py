@@ -212,8 +212,8 @@ def folder(path: str | Path, size: int, root: str | Path | None = None) -> Pictu
     in the folder `.cache` of the root folder, which can be deleted at any time; they are made anew when a file
     is added, removed or changed. Arrays of more than 256 MiB are mapped from there.
 
-    Raises DataError if a set has fewer than 3 pictures, a picture cannot be read (the
-    message names it), or all training pictures have one colour.
+    Raises DataError if a set has fewer than 3 pictures, a picture cannot be read (the message names it), or all
+    training pictures have one colour.
     """
     path = user_path(path, DataError)
     train, test, passed_over = folders.split(path)

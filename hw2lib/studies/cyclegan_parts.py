@@ -18,7 +18,7 @@ from hw2lib.cyclegan import CycleGAN, CycleGANConfig, Objective, Translator, gen
 from hw2lib.data import Domains, Pairs, toy_domains
 from hw2lib.evaluation.translations import cycle_error, difference, save_strip, translate
 from hw2lib.networks import PatchDiscriminator, ResidualBlock, ResnetGenerator, initialise
-from hw2lib.studies.study import Case, study, train_briefly
+from hw2lib.studies.study import Case, at_the_end, study, train_briefly
 from hw2lib.studies.travelgan import TravelGAN
 from hw2lib.training import Run
 
@@ -226,7 +226,7 @@ def measure(case: Case, domains: Domains, steps: int, sizes: Sizes, keep: Path |
         found |= scores(domains, way, fake)
     if keep:
         save_strip(keep, torch.stack([fake[:KEPT] for fake in fakes.values()]))
-    return found | {name: float(losses[-max(1, steps // 10) :].mean()) for name, losses in history.items()}
+    return found | at_the_end(history)
 
 
 def drawn_domains(sizes: Sizes = DEFAULT) -> Domains:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hw2lib.cyclegan import CycleGAN, CycleGANConfig
 from hw2lib.studies.mode_collapse import MODES, SAMPLES, centres, coverage, draw_ring, perceptron
-from hw2lib.studies.study import Case, study, train_briefly
+from hw2lib.studies.study import Case, at_the_end, study, train_briefly
 from hw2lib.training import Run
 
 
@@ -168,7 +168,7 @@ def measure(case: Case, steps: int) -> dict[str, float]:
         "kept": int((goals == torch.arange(MODES)).sum()),
     }
     found |= {f"{axis}_{mode}": float(ends[mode, place]) for place, axis in enumerate("xy") for mode in range(MODES)}
-    return found | {name: float(losses[-max(1, steps // 10) :].mean()) for name, losses in history.items()}
+    return found | at_the_end(history)
 
 
 def ends(row: dict) -> Tensor:

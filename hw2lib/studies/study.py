@@ -125,6 +125,11 @@ def train_briefly(model, batches, steps: int, seed: int, before_step: Callable |
     return {name: torch.stack([found[name] for found in history]) for name in history[0]}
 
 
+def at_the_end(history: dict[str, Tensor]) -> dict[str, float]:
+    """Means over the last tenth of the steps, one at least, of what `train_briefly` returns."""
+    return {name: float(losses[-max(1, len(losses) // 10) :].mean()) for name, losses in history.items()}
+
+
 def rows(run: Run) -> list[dict]:
     """The measured cases of a study: the case's values and its numbers."""
     return run.metrics["rows"]
