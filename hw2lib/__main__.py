@@ -47,6 +47,7 @@ OUT = click.option("--out", default=HOME / "build", type=path, help="folder of t
 # What can be trained, and the parameter that says so where that is not always done.
 TRAINED = {
     **{"cyclegan": "", "cyclegan-identity": "identity_epochs=1 or more", "cyclegan-again": "again=true"},
+    "cyclegan-double": "again=true",
     **{"pixelcnn": "", "vqvae": "", "vqvae-short": "comparison_updates=1 or more"},
     **{f"vqvae-{way}": "longer_runs=true" for way in ("half", "double", "usual", "held-out")},
 }
@@ -145,7 +146,11 @@ def train(model: str, preset: str, data_root: Path | None, changes: tuple[str, .
 
     if model.startswith("cyclegan"):
         config, domains = recipes.cyclegan_setup(asked)
-        others = {"cyclegan-again": recipes.cyclegan_again, "cyclegan-identity": recipes.cyclegan_with_identity}
+        others = {
+            "cyclegan-again": recipes.cyclegan_again,
+            "cyclegan-double": recipes.cyclegan_longer,
+            "cyclegan-identity": recipes.cyclegan_with_identity,
+        }
         fit = others.get(model, lambda config, *of: recipes.train_cyclegan(CycleGAN(config), *of))
         run = fit(config, domains, recipes.judge_for(domains, asked), asked)
     else:

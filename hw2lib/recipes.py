@@ -159,6 +159,13 @@ def cyclegan_again(
     return _other_cyclegan("cyclegan-again", asked.epochs * asked.again, changed, pictures, judge, asked)
 
 
+def cyclegan_longer(
+    config: CycleGANConfig, pictures: Domains, judge: Judge | None, asked: CycleGANParameters
+) -> Run | None:
+    """The training of the report once more with twice the epochs, its whole schedule, where `asked.again`."""
+    return _other_cyclegan("cyclegan-double", 2 * asked.epochs * asked.again, config, pictures, judge, asked)
+
+
 def _other_cyclegan(
     name: str, epochs: int, config: CycleGANConfig, pictures: Domains, judge: Judge | None, asked: CycleGANParameters
 ) -> Run | None:

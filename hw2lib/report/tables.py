@@ -197,7 +197,7 @@ def beside(found: dict[str, dict[str, float]]) -> list[Row]:
 
 
 def seeds(runs: Sequence[Run], cards: Mapping[str, dict]) -> list[Row]:
-    """Trainings that differ by their seed: KD after the last epoch, and its range over the last five. Of photographs."""
+    """Trainings that differ by seed or length: KD after the last epoch, and its range over the last five. Of photographs."""
     found = []
     for to, way, direction in (("b", "ab", "A to B"), ("a", "ba", "B to A")):
         nothing, real = cards[to]["doing_nothing"]["kd"], cards[to]["real_pictures"]["kd"]
@@ -208,6 +208,7 @@ def seeds(runs: Sequence[Run], cards: Mapping[str, dict]) -> list[Row]:
                 {
                     "direction": direction,
                     "seed": str(run.config["model"]["seed"]),
+                    "epochs": str(len(course)),
                     "KD": f"{course[-1]:.3f}",
                     "last five epochs": f"{last.min():.3f} to {last.max():.3f}",
                     "gap closed": f"{(nothing - course[-1]) / (nothing - real):.0%}",

@@ -94,6 +94,7 @@ def test_an_interrupt_elsewhere_is_one_line(monkeypatch, capsys):
     [
         ("cyclegan-identity", "identity_epochs=1 or more"),
         ("cyclegan-again", "again=true"),
+        ("cyclegan-double", "again=true"),
         ("vqvae-short", "comparison_updates=1 or more"),
         ("vqvae-held-out", "longer_runs=true"),
     ],

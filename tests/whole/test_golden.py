@@ -19,6 +19,7 @@ from hw2lib.vqvae import VQVAE, VQVAEConfig
 PUBLISHED = {
     "cyclegan": "cyclegan-90fdb206",
     "cyclegan-again": "cyclegan-again-8be37811",
+    "cyclegan-double": "cyclegan-double-d47e5dc9",
     "cyclegan-identity": "cyclegan-identity-1ae570e0",
     "vqvae": "vqvae-cfb0a446",
     "vqvae-short": "vqvae-short-4edf5966",
@@ -66,6 +67,7 @@ def test_published_cyclegans_are_found(restored):
         [
             recipes.train_cyclegan(CycleGAN(config), domains, None, asked),
             recipes.cyclegan_again(config, domains, None, asked),
+            recipes.cyclegan_longer(config, domains, None, asked),
             recipes.cyclegan_with_identity(config, domains, None, asked),
             *(load_or_run(name, asked) for name in ("ablations", "plane")),
         ]

@@ -229,13 +229,16 @@ def test_the_run_with_the_identity_loss(toy, tmp_path, identity_epochs, decay_sh
     assert rates[0] == rates[1]
 
 
-def test_the_second_training_differs_by_its_seed_alone(toy, tmp_path):
-    """It has the next seed in networks and batches and all else as the first; it is made only where asked for."""
-    assert recipes.cyclegan_again(SMALL, toy, None, short(tmp_path)) is None
+def test_other_trainings_differ_by_their_seed_or_length_alone(toy, tmp_path):
+    """The second has the next seed in networks and batches, the third twice the steps; they are made only where asked for."""
+    for train in (recipes.cyclegan_again, recipes.cyclegan_longer):
+        assert train(SMALL, toy, None, short(tmp_path)) is None
     first = recipes.train_cyclegan(CycleGAN(SMALL), toy, None, short(tmp_path)).config
     again = recipes.cyclegan_again(SMALL, toy, None, short(tmp_path, again=True))
     assert again.folder.name.startswith("cyclegan-again-")
     assert again.config == first | {part: first[part] | {"seed": 1} for part in ("model", "batches")}
+    longer = recipes.cyclegan_longer(SMALL, toy, None, short(tmp_path, again=True)).config
+    assert longer == first | {"steps": 2 * first["steps"]}
 
 
 def test_numbers_of_the_identity_run_are_enough(toy, tmp_path, capsys):
