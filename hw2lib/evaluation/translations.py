@@ -5,6 +5,7 @@ the training losses: 0 is no difference, 2 the largest.
 """
 
 import io
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -246,8 +247,8 @@ def some_epochs(run: Run, domains: Domains) -> dict[str, Tensor]:
     return rows | ({"last weights": kept[last][0]} if len(kept[last]) > 1 else {})
 
 
-def side_by_side(run: Run, second: Run, domains: Domains) -> dict[str, Tensor]:
-    """Test pictures, and what two runs had made of them by the end of the second one: {"input", "without", "with_identity"}."""
-    epoch = len(second.epochs["epoch"])
-    kept = [load_strip(strip_path(each.folder, epoch), domains.size)[-1] for each in (run, second)]
-    return {"input": strip_inputs(domains), "without": kept[0], "with_identity": kept[1]}
+def side_by_side(runs: Mapping[str, Run], domains: Domains, epoch: int = 0) -> dict[str, Tensor]:
+    """Test pictures, "input", and by name what the judged weights of each run made of them after this epoch, or its last."""
+    last = {name: epoch or len(run.epochs["epoch"]) for name, run in runs.items()}
+    kept = {name: load_strip(strip_path(run.folder, last[name]), domains.size)[-1] for name, run in runs.items()}
+    return {"input": strip_inputs(domains)} | kept

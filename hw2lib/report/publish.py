@@ -56,7 +56,10 @@ def _replace(build_folder: Path, named: list[dict], made: list[Run], root: Path)
         if folder.name not in stay:
             shutil.rmtree(folder)
     for run in made:
-        for file in (*run.folder.glob("*.json"), *run.folder.glob("*.csv"), *run.folder.glob("translations/*.webp")):
+        found = {file for pattern in ("*.json", "*.csv", "translations/*.webp") for file in run.folder.glob(pattern)}
+        if run.name not in WEIGHTS:  # of another CycleGAN the report shows the end
+            found -= {*sorted(run.folder.glob("translations/epoch-*"))[:-1]}
+        for file in found:
             kept = results / run.name / file.relative_to(run.folder)
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, kept)

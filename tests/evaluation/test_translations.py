@@ -347,13 +347,15 @@ def test_rows_of_both_ways_are_the_generators_own(translator, toy):
 
 
 def test_published_epochs_are_shown_and_side_by_side(toy):
-    """Six of twenty epochs and both runs after the tenth, by the averaged weights; the last ones at the end."""
+    """Six of twenty epochs, and runs after the tenth or their last, by the averaged weights; the last ones at the end."""
     run, second = Run.published("cyclegan"), Run.published("cyclegan-identity")
     rows = translations.some_epochs(run, replace(toy, size=128))
     assert [*rows] == ["input", *(f"epoch {epoch}" for epoch in (1, 2, 3, 5, 10, 20)), "last weights"]
     last, averaged = translations.load_strip(translations.strip_path(run.folder, 20), 128)
     assert torch.equal(rows["epoch 20"], averaged) and torch.equal(rows["last weights"], last)
     kept = [translations.load_strip(translations.strip_path(each.folder, 10), 128)[-1] for each in (run, second)]
-    rows = translations.side_by_side(run, second, replace(toy, size=128))
-    assert torch.equal(rows["without"], kept[0]) and torch.equal(rows["with_identity"], kept[1])
-    assert len(rows["input"]) == len(kept[0]) == 8
+    beside = translations.side_by_side({"one": run, "other": second}, replace(toy, size=128), 10)
+    assert torch.equal(beside["one"], kept[0]) and torch.equal(beside["other"], kept[1])
+    assert len(beside["input"]) == len(kept[0]) == 8
+    beside = translations.side_by_side({"one": run, "other": second}, replace(toy, size=128))
+    assert torch.equal(beside["one"], averaged) and torch.equal(beside["other"], kept[1])

@@ -31,6 +31,19 @@ def test_publish(built, runs, tmp_path):
     assert len(publish.sums(tmp_path)) == 8
 
 
+def test_of_other_trainings_the_last_pictures_are_published(built, runs, tmp_path):
+    """Of a run whose network stays behind the translations of its last epoch come along, and those of a study all."""
+    runs, root = shutil.copytree(runs, tmp_path / "runs"), tmp_path / "root"
+    kept = next(runs.glob("a-*")) / "translations"
+    kept.mkdir()
+    for name in ("epoch-001", "epoch-002", "full", "unet_generator"):
+        (kept / f"{name}.webp").write_bytes(b"")
+    root.mkdir()
+    publish.publish(built, root=root, runs=runs)
+    names = {path.name for path in (root / "results/a/translations").iterdir()}
+    assert names == {"epoch-002.webp", "full.webp", "unet_generator.webp"}
+
+
 def test_nothing_is_published_by_halves(built, runs, tmp_path, monkeypatch):
     """A run that is gone, or half done, or whose network is gone, is refused before anything changes."""
     with pytest.raises(ReportError, match="is missing, which the report is about: set HW2_RUNS"):

@@ -69,7 +69,7 @@ def test_seeds_stand_side_by_side():
     ends = {"doing_nothing": {"kd": 0.21}, "real_pictures": {"kd": 0.01}}
     there, back = tables.seeds([run], {"a": ends, "b": ends})
     assert there == {
-        **{"direction": "A to B", "seed": "1", "KD": "0.120", "last five epochs": "0.100 to 0.300"},
+        **{"direction": "A to B", "seed": "1", "epochs": "6", "KD": "0.120", "last five epochs": "0.100 to 0.300"},
         **{"gap closed": "45%", "called zebra": "12.0%"},
     }
     assert (back["direction"], back["KD"], back["gap closed"]) == ("B to A", "0.060", "75%")
