@@ -46,8 +46,8 @@ OUT = click.option("--out", default=HOME / "build", type=path, help="folder of t
 
 # What can be trained, and the parameter that says so where that is not always done.
 TRAINED = {
-    **{"cyclegan": "", "cyclegan-identity": "identity_epochs=1 or more", "cyclegan-again": "again=true"},
-    "cyclegan-double": "again=true",
+    **{"cyclegan": "", "cyclegan-identity": "identity_epochs=1 or more"},
+    **{f"cyclegan-{way}": "again=true" for way in ("again", "double")},
     **{"pixelcnn": "", "vqvae": "", "vqvae-short": "comparison_updates=1 or more"},
     **{f"vqvae-{way}": "longer_runs=true" for way in ("half", "double", "usual", "held-out")},
 }

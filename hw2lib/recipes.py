@@ -162,7 +162,7 @@ def cyclegan_again(
 def cyclegan_longer(
     config: CycleGANConfig, pictures: Domains, judge: Judge | None, asked: CycleGANParameters
 ) -> Run | None:
-    """The training of the report once more with twice the epochs, its whole schedule, where `asked.again`."""
+    """The training of the report once more with twice the epochs and a schedule as long, where `asked.again`."""
     return _other_cyclegan("cyclegan-double", 2 * asked.epochs * asked.again, config, pictures, judge, asked)
 
 

@@ -248,7 +248,8 @@ def some_epochs(run: Run, domains: Domains) -> dict[str, Tensor]:
 
 
 def side_by_side(runs: Mapping[str, Run], domains: Domains, epoch: int = 0) -> dict[str, Tensor]:
-    """Test pictures, "input", and by name what the judged weights of each run made of them after this epoch, or its last."""
-    last = {name: epoch or len(run.epochs["epoch"]) for name, run in runs.items()}
-    kept = {name: load_strip(strip_path(run.folder, last[name]), domains.size)[-1] for name, run in runs.items()}
-    return {"input": strip_inputs(domains)} | kept
+    """Test pictures, "input", and by name what the judged weights of each run made of them after an epoch; 0: its last."""
+    rows = {"input": strip_inputs(domains)}
+    for name, run in runs.items():
+        rows[name] = load_strip(strip_path(run.folder, epoch or len(run.epochs["epoch"])), domains.size)[-1]
+    return rows

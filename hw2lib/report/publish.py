@@ -57,7 +57,7 @@ def _replace(build_folder: Path, named: list[dict], made: list[Run], root: Path)
             shutil.rmtree(folder)
     for run in made:
         found = {file for pattern in ("*.json", "*.csv", "translations/*.webp") for file in run.folder.glob(pattern)}
-        if run.name not in WEIGHTS:  # of another CycleGAN the report shows the end
+        if run.name not in WEIGHTS:  # of such a CycleGAN the report shows the end
             found -= {*sorted(run.folder.glob("translations/epoch-*"))[:-1]}
         for file in found:
             kept = results / run.name / file.relative_to(run.folder)
@@ -91,8 +91,8 @@ def restore(root: Path = ROOT, runs: str | Path | None = None) -> list[str]:
     """
     Undo `publish`: make run folders of the published results and weights; return a line on each.
 
-    A report of the published preset is then built without training. Of runs whose network is not published only the
-    numbers come back. Raises ReportError for weights that should be there and are not.
+    A report of the published preset is then built without training. Of runs whose network is not published only
+    numbers come back, and the last pictures of a CycleGAN. Raises ReportError for weights that should be there and are not.
     """
     lines = []
     document.clear(runs_folder(runs))

@@ -2,7 +2,7 @@
 Every table of the report: numbers in, rows out, a list of dicts of column -> cell for `show.table`.
 
     of a study (a run)       scores(run, variants)  plane(run, variants)  terms(run)  starts(run)  quantizers(run)
-    of runs                  provenance(run)  schedules(runs)  seeds(runs, cards)
+    of runs                  provenance(run)  schedules(runs)  trainings(runs, cards)
     of metrics (dicts)       card(rows)  beside(found)  hidden(found)  gradients(facts)  likelihoods(rows, places)
                              identities(found, places)  codecs(reconstruction)  comparison(found)  fids(found)
     of networks              layers(network, x)  losses(found)  count_weights(network)
@@ -196,7 +196,7 @@ def beside(found: dict[str, dict[str, float]]) -> list[Row]:
     ]
 
 
-def seeds(runs: Sequence[Run], cards: Mapping[str, dict]) -> list[Row]:
+def trainings(runs: Sequence[Run], cards: Mapping[str, dict]) -> list[Row]:
     """Trainings that differ by seed or length: KD after the last epoch, and its range over the last five. Of photographs."""
     found = []
     for to, way, direction in (("b", "ab", "A to B"), ("a", "ba", "B to A")):

@@ -31,17 +31,19 @@ def test_publish(built, runs, tmp_path):
     assert len(publish.sums(tmp_path)) == 8
 
 
-def test_of_other_trainings_the_last_pictures_are_published(built, runs, tmp_path):
-    """Of a run whose network stays behind the translations of its last epoch come along, and those of a study all."""
+def test_of_other_trainings_the_last_pictures_are_published(built, runs, tmp_path, monkeypatch):
+    """Of a run whose network stays behind the translations of its last epoch come along; of others, and of a study, all."""
+    monkeypatch.setattr(publish, "WEIGHTS", ("b",))
     runs, root = shutil.copytree(runs, tmp_path / "runs"), tmp_path / "root"
-    kept = next(runs.glob("a-*")) / "translations"
-    kept.mkdir()
-    for name in ("epoch-001", "epoch-002", "full", "unet_generator"):
-        (kept / f"{name}.webp").write_bytes(b"")
     root.mkdir()
+    for run in runs.glob("[ab]-*"):
+        (run / "translations").mkdir()
+        for name in ("translations/epoch-001.webp", "translations/epoch-002.webp", "translations/full.webp"):
+            (run / name).write_bytes(b"")
+        (run / "weights.safetensors").write_bytes(b"")
     publish.publish(built, root=root, runs=runs)
-    names = {path.name for path in (root / "results/a/translations").iterdir()}
-    assert names == {"epoch-002.webp", "full.webp", "unet_generator.webp"}
+    kept = {name: sorted(path.stem for path in (root / f"results/{name}/translations").iterdir()) for name in "ab"}
+    assert kept == {"a": ["epoch-002", "full"], "b": ["epoch-001", "epoch-002", "full"]}
 
 
 def test_nothing_is_published_by_halves(built, runs, tmp_path, monkeypatch):

@@ -57,8 +57,8 @@ def test_cards_of_drawn_pictures_and_of_others_than_zebras():
     assert tables.card({"last": row | {"kd": -0.0001}})[0]["KD"] == "0.000 ± 0.010"
 
 
-def test_seeds_stand_side_by_side():
-    """Each direction and seed: KD at the end, what it was in the last five epochs, and how much of the gap that closes."""
+def test_trainings_stand_side_by_side():
+    """Each direction and training: KD at the end, what it was in the last five epochs, and how much of the gap that closes."""
     course = np.array([0.5, 0.3, 0.1, 0.2, 0.15, 0.12])
     epochs = {
         "average_kd_ab": course,
@@ -67,7 +67,7 @@ def test_seeds_stand_side_by_side():
     }
     run = SimpleNamespace(config={"model": {"seed": 1}}, epochs=epochs)
     ends = {"doing_nothing": {"kd": 0.21}, "real_pictures": {"kd": 0.01}}
-    there, back = tables.seeds([run], {"a": ends, "b": ends})
+    there, back = tables.trainings([run], {"a": ends, "b": ends})
     assert there == {
         **{"direction": "A to B", "seed": "1", "epochs": "6", "KD": "0.120", "last five epochs": "0.100 to 0.300"},
         **{"gap closed": "45%", "called zebra": "12.0%"},

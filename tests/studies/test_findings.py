@@ -176,7 +176,7 @@ def test_codebooks_need_what_is_said():
 
 
 def test_photographs_and_curves_are_as_said():
-    """KD and the means of FD have B to A ahead; the way back rests on the finest colours; longer runs end lower."""
+    """KD and the means of FD have B to A ahead; the way back rests on the finest colours; longer runs end lower, not steadily."""
     found = Run.published("cyclegan").metrics
     there, back = (found["cards"][domain]["average"] for domain in "ba")
     assert back["kd_closed"] - there["kd_closed"] > 1.9 * math.hypot(there["kd_closed_error"], back["kd_closed_error"])
@@ -196,8 +196,11 @@ def test_photographs_and_curves_are_as_said():
         assert ends[2][-1] < min(ends[0][-1], ends[1][-1])
         losses = [scorecards.first_and_last_tenth(run.history)[1][f"g_{way}"] for run in (first, again, longer)]
         assert losses[2] > 1.05 * max(losses[:2])
-    assert ends[2][-5:].max() < min(ends[0][-5:].min(), ends[1][-5:].min())  # from B to A the last five epochs, too
-    assert longer.epochs["average_zebra_ba"][-1] >= max(run.epochs["average_zebra_ba"][-1] for run in (first, again))
+    first, again, longer = (run.epochs for run in (first, again, longer))
+    assert longer["average_kd_ba"][-5:].max() < min(its["average_kd_ba"][-5:].min() for its in (first, again))
+    assert longer["average_zebra_ba"][-1] >= max(its["average_zebra_ba"][-1] for its in (first, again))
+    assert longer["average_kd_ab"].min() < 0.9 * longer["average_kd_ab"][-1]
+    assert (longer["average_kd_ab"][:10] == first["average_kd_ab"][:10]).all()
     run = Run.published("vqvae")
     course = findings.course(run.epochs["test_perplexity"])
     assert run.epochs["test_vq"][-1] > run.epochs["test_vq"][0]
